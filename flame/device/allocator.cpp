@@ -1,0 +1,126 @@
+#include <array>
+#include <bit>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+#include "flame/core/error.h"
+#include "flame/device/device.h"
+
+namespace flame {
+namespace {
+
+thread_local Purpose current_purpose = Purpose::activations;
+
+// Sizes rounded up to an eighth of their power of two, so that similar requests share blocks.
+size_t size_class(size_t bytes) {
+  if (bytes <= 512) return (bytes + 63) / 64 * 64 + (bytes == 0) * 64;
+  const size_t step = std::bit_floor(bytes - 1) / 8;
+  return (bytes + step - 1) / step * step;
+}
+
+// Under AddressSanitizer nothing is kept for reuse: a use after free must stay visible.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool reuse = false;
+#else
+constexpr bool reuse = true;
+#endif
+
+// Keeps freed blocks by size: a training step asks for the same sizes again, and fresh pages cost more than the kernels.
+class CpuAllocator {
+ public:
+  std::byte* get(size_t bytes, Purpose purpose) {
+    const size_t size = size_class(bytes);
+    std::lock_guard lock(mutex_);
+    use_.current += size;
+    use_.peak = std::max(use_.peak, use_.current);
+    use_.by_purpose[static_cast<size_t>(purpose)] += size;
+    auto& blocks = free_[size];
+    if (!blocks.empty()) {
+      std::byte* block = blocks.back();
+      blocks.pop_back();
+      use_.cached -= size;
+      return block;
+    }
+    if (auto* block = static_cast<std::byte*>(std::aligned_alloc(64, size))) return block;
+    forget(size, purpose);
+    fail("out of memory: ", size, " bytes asked for on the cpu, ", use_.current, " in use");
+  }
+
+  void put(std::byte* block, size_t bytes, Purpose purpose) {
+    const size_t size = size_class(bytes);
+    std::lock_guard lock(mutex_);
+    forget(size, purpose);
+    if (!reuse) return std::free(block);
+    free_[size].push_back(block);
+    use_.cached += size;
+  }
+
+  MemoryUse use() {
+    std::lock_guard lock(mutex_);
+    return use_;
+  }
+
+  void reset_peak() {
+    std::lock_guard lock(mutex_);
+    use_.peak = use_.current;
+  }
+
+  void release() {
+    std::lock_guard lock(mutex_);
+    for (auto& [size, blocks] : free_) {
+      for (auto* block : blocks) std::free(block);
+    }
+    free_.clear();
+    use_.cached = 0;
+  }
+
+ private:
+  void forget(size_t size, Purpose purpose) {
+    use_.current -= size;
+    use_.by_purpose[static_cast<size_t>(purpose)] -= size;
+  }
+
+  std::mutex mutex_;
+  std::map<size_t, std::vector<std::byte*>> free_;
+  MemoryUse use_;
+};
+
+// Never destroyed: tensors in static storage may be freed after any static of ours.
+CpuAllocator& allocator() {
+  static auto* instance = new CpuAllocator;
+  return *instance;
+}
+
+}  // namespace
+
+const char* name(Purpose purpose) {
+  constexpr std::array names = {"weights", "adapters", "optimizer", "gradients", "activations", "data"};
+  return names[static_cast<size_t>(purpose)];
+}
+
+PurposeScope::PurposeScope(Purpose purpose) : before_(current_purpose) { current_purpose = purpose; }
+PurposeScope::~PurposeScope() { current_purpose = before_; }
+
+std::shared_ptr<Buffer> allocate(size_t bytes, Device device) {
+  require(device.is_cpu(), "allocate", "no allocator for ", device.name());
+  const Purpose purpose = current_purpose;
+  return std::shared_ptr<Buffer>(new Buffer(allocator().get(bytes, purpose), bytes, device, purpose));
+}
+
+std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner) {
+  auto* start = static_cast<std::byte*>(const_cast<void*>(data));
+  auto buffer = std::shared_ptr<Buffer>(new Buffer(start, bytes, Device::cpu(), Purpose::data));
+  buffer->owner_ = std::move(owner);
+  return buffer;
+}
+
+Buffer::~Buffer() {
+  if (!owner_) allocator().put(data_, bytes_, purpose_);
+}
+
+MemoryUse memory_use(Device) { return allocator().use(); }
+void reset_peak(Device) { allocator().reset_peak(); }
+void release_cache(Device) { allocator().release(); }
+
+}  // namespace flame

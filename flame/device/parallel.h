@@ -1,0 +1,24 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include <omp.h>
+
+namespace flame {
+
+// Calls f(begin, end) on consecutive pieces of [0, n), one a thread; `grain` is the least worth a thread of its own.
+// The pieces depend only on n, grain and the number of threads. f must not throw.
+template <class F>
+void parallel_for(int64_t n, int64_t grain, const F& f) {
+  const int64_t pieces =
+      omp_in_parallel() ? 1 : std::min<int64_t>(omp_get_max_threads(), n / std::max<int64_t>(grain, 1));
+  if (pieces <= 1) {
+    if (n > 0) f(int64_t{0}, n);
+    return;
+  }
+#pragma omp parallel for schedule(static) num_threads(static_cast<int>(pieces))
+  for (int64_t i = 0; i < pieces; ++i) f(n * i / pieces, n * (i + 1) / pieces);
+}
+
+}  // namespace flame
