@@ -1,0 +1,59 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flame/core/tensor.h"
+
+// The safetensors format (https://github.com/huggingface/safetensors): a JSON header and raw little-endian tensors.
+namespace flame {
+
+using Metadata = std::map<std::string, std::string>;
+
+// A file mapped into memory. Opening checks the whole header: every error names the file and what is wrong with it.
+class SafetensorsFile {
+ public:
+  struct Entry {
+    DType dtype;
+    Shape shape;
+    size_t begin;   // in the data section
+    size_t bytes;
+  };
+
+  explicit SafetensorsFile(const std::filesystem::path& path);
+  const std::filesystem::path& path() const;
+  const std::map<std::string, Entry>& entries() const;
+  const Metadata& metadata() const;
+  bool contains(const std::string& name) const;
+  Tensor tensor(const std::string& name) const;   // borrows the mapped bytes; throws with the closest name
+  const std::byte* data() const;                  // the data section
+  size_t data_bytes() const;
+
+ private:
+  struct Mapping;
+  std::shared_ptr<const Mapping> mapping_;
+};
+
+// Reads a header from bytes alone (what the fuzzer calls); `file_bytes` is the size of the whole file.
+struct SafetensorsHeader {
+  std::map<std::string, SafetensorsFile::Entry> entries;
+  Metadata metadata;
+  size_t data_begin;
+};
+SafetensorsHeader parse_safetensors_header(std::string_view start_of_file, size_t file_bytes, const std::string& file);
+
+// Writes the canonical layout (sorted by dtype rank, then name; a header that begins with {" and is padded to 8): to a
+// temporary file beside `path`, fsync, rename. Checks the free space first; leaves nothing behind on failure.
+void write_safetensors(const std::filesystem::path& path, const std::map<std::string, Tensor>& tensors,
+                       const Metadata& metadata = {});
+// The bytes of the header that write_safetensors would write, its 8-byte length included.
+std::string safetensors_header(const std::map<std::string, Tensor>& tensors, const Metadata& metadata);
+
+// Replaces `path` by `bytes` so that a crash leaves the old or the new file, never a part: temporary file, fsync, rename.
+void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
+
+}  // namespace flame

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "flame/core/tensor.h"
+
+namespace flame {
+
+// Where a model's weights come from: a checkpoint, a formula, another source under other names.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  virtual std::string describe() const = 0;                                      // for messages: the file's path
+  virtual std::vector<std::string> names() const = 0;
+  virtual std::optional<Shape> find(const std::string& name) const = 0;          // its shape, if there is one
+  virtual Tensor read(const std::string& name) const = 0;                        // as stored; CPU
+};
+
+class Linear;
+class Conv2d;
+
+// What a model has asked for while it was built. Its layers are handles: a copy is the same layer.
+struct Registry {
+  std::vector<std::pair<std::string, Linear>> linears;
+  std::vector<std::pair<std::string, Conv2d>> convs;
+  std::vector<std::pair<std::string, Tensor>> weights;   // every tensor, as the model holds it
+};
+
+// A path into a WeightSource: `scope / "attn1" / "to_q"`. A weight's name is written once, where it is asked for.
+class Scope {
+ public:
+  Scope(const WeightSource& source, DType dtype, Device device);
+  Scope operator/(std::string_view child) const;
+  Scope operator/(int child) const;
+  const std::string& path() const { return path_; }   // "" at the root
+  std::string full(std::string_view name) const;      // path and name joined by a dot
+
+  bool has(std::string_view name) const;
+  Shape shape(std::string_view name) const;           // throws if there is none: names it and the closest match
+  int count(std::string_view prefix = "") const;      // n if children prefix/0 .. prefix/n-1 exist
+
+  // The tensor, cast to the scope's dtype and moved to its device. Throws naming it, the file and what was expected.
+  Tensor weight(std::string_view name, const Shape& expected) const;
+  Registry& registry() const { return *registry_; }
+  std::shared_ptr<Registry> shared_registry() const { return registry_; }
+
+ private:
+  const WeightSource* source_;
+  DType dtype_;
+  Device device_;
+  std::string path_;
+  std::shared_ptr<Registry> registry_;
+};
+
+}  // namespace flame
