@@ -130,7 +130,8 @@ def main():
             caption = name
         else:
             save(blueprint(object_), stem.with_suffix("." + FORMATS[index % len(FORMATS)]))
-            caption = f"blueprint of a {name}"
+            article = "an" if re.match("[aeio]|um", name) else "a"   # an umbrella, but a unicorn
+            caption = f"blueprint of {article} {name}"
         stem.with_suffix(".txt").write_text(caption + "\n")
 
 
