@@ -1,0 +1,42 @@
+#include "flame/optim/learning_rate.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numbers>
+#include <utility>
+
+#include "flame/core/error.h"
+
+namespace flame {
+
+double LearningRateSchedule::factor(int64_t step) const {
+  if (kind == Kind::constant) return 1;
+  const auto at_least_one = [](int64_t steps) { return static_cast<double>(std::max<int64_t>(steps, 1)); };
+  if (step < warmup_steps) return static_cast<double>(step) / at_least_one(warmup_steps);
+  const double decay_steps = at_least_one(total_steps - warmup_steps);
+  switch (kind) {
+    case Kind::linear:
+      return std::max(0.0, static_cast<double>(total_steps - step) / decay_steps);
+    case Kind::cosine: {
+      const double progress = static_cast<double>(step - warmup_steps) / decay_steps;
+      return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
+    }
+    default:
+      return 1;
+  }
+}
+
+LearningRateSchedule::Kind LearningRateSchedule::parse(std::string_view name) {
+  constexpr std::array<std::pair<std::string_view, Kind>, 4> kinds = {
+      {{"constant", Kind::constant},
+       {"constant_with_warmup", Kind::constant_with_warmup},
+       {"linear", Kind::linear},
+       {"cosine", Kind::cosine}}};
+  for (const auto& [known, kind] : kinds) {
+    if (name == known) return kind;
+  }
+  fail("unknown learning-rate schedule '", name, "': expected constant, constant_with_warmup, linear or cosine");
+}
+
+}  // namespace flame

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace flame {
+
+// The factor that a step's learning rate is multiplied by: Hugging Face's get_*_schedule, as a function of the step.
+struct LearningRateSchedule {
+  enum class Kind : uint8_t { constant, constant_with_warmup, linear, cosine };
+
+  Kind kind = Kind::constant;
+  int64_t warmup_steps = 0;
+  int64_t total_steps = 0;  // of the run, warm-up included; only linear and cosine ask
+
+  double factor(int64_t step) const;         // step counts from 0
+  static Kind parse(std::string_view name);  // "constant", "constant_with_warmup", "linear", "cosine"; else throws
+};
+
+}  // namespace flame

@@ -1,0 +1,50 @@
+#include "flame/optim/parameter_pack.h"
+
+namespace flame {
+
+ParameterPack::ParameterPack(const NamedTensors& initial) {
+  int64_t total = 0;
+  for (const auto& [name, value] : initial) {
+    require(value.defined() && value.dtype() == DType::f32, "ParameterPack", "expected f32 for ", name);
+    require(index_.emplace(name, index_.size()).second, "ParameterPack", "there are two parameters called ", name);
+    total += value.numel();
+  }
+  if (initial.empty()) return;
+  const Device device = initial.front().second.device();
+  {
+    PurposeScope purpose(Purpose::adapters);
+    values_ = Tensor::empty({total}, DType::f32, device);
+  }
+  {
+    PurposeScope purpose(Purpose::gradients);
+    gradients_ = Tensor::zeros({total}, DType::f32, device);
+  }
+  int64_t offset = 0;
+  for (const auto& [name, value] : initial) {
+    const Tensor own = values_.rows(offset, value.numel()).view(value.shape());
+    own.copy_from(value);
+    const Tensor gradient = gradients_.rows(offset, value.numel()).view(value.shape());
+    parameters_.push_back({name, own.requires_grad(), gradient, offset});
+    offset += value.numel();
+  }
+}
+
+const ParameterPack::Parameter& ParameterPack::operator[](const std::string& name) const {
+  const auto found = index_.find(name);
+  require(found != index_.end(), "ParameterPack", "there is no parameter called ", name);
+  return parameters_[found->second];
+}
+
+void ParameterPack::bind(GradientMap& gradients) const {
+  for (const Parameter& parameter : parameters_) gradients.bind(parameter.value, parameter.gradient);
+}
+
+void ParameterPack::zero_grad() const {
+  if (gradients_.defined()) gradients_.fill(0);
+}
+
+Tensor ParameterPack::view(const Tensor& flat, const Parameter& parameter) {
+  return flat.rows(parameter.offset, parameter.value.numel()).view(parameter.value.shape());
+}
+
+}  // namespace flame

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "flame/autograd/tape.h"
+#include "flame/core/tensor.h"
+
+namespace flame {
+
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
+// All trainable tensors as views of one flat f32 buffer, and their gradients as views of another, so that clipping and
+// an optimiser's step are one pass each.
+class ParameterPack {
+ public:
+  struct Parameter {
+    std::string name;
+    Tensor value;     // a leaf: hand it to the model
+    Tensor gradient;  // where its gradient is added
+    int64_t offset;   // in the flat buffers, in elements
+  };
+
+  ParameterPack() = default;
+  explicit ParameterPack(const NamedTensors& initial);  // copies the values; f32, one device, names unique
+
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  const Parameter& operator[](const std::string& name) const;  // throws if there is none
+  bool contains(const std::string& name) const { return index_.contains(name); }
+  int64_t numel() const { return values_.defined() ? values_.numel() : 0; }
+  const Tensor& values() const { return values_; }        // [numel]
+  const Tensor& gradients() const { return gradients_; }  // [numel]
+
+  void bind(GradientMap& gradients) const;  // backward passes into `gradients` then add to gradients()
+  void zero_grad() const;
+
+  // The part of `flat`, shaped like values(), that belongs to a parameter, in the parameter's shape.
+  static Tensor view(const Tensor& flat, const Parameter& parameter);
+
+ private:
+  Tensor values_, gradients_;
+  std::vector<Parameter> parameters_;
+  std::map<std::string, size_t> index_;
+};
+
+}  // namespace flame
