@@ -1,13 +1,13 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
-#include <vector>
+#include <string_view>
 
 #include "flame/core/tensor.h"
+#include "flame/io/atomic_file.h"
 
 // The safetensors format (https://github.com/huggingface/safetensors): a JSON header and raw little-endian tensors.
 namespace flame {
@@ -20,7 +20,7 @@ class SafetensorsFile {
   struct Entry {
     DType dtype;
     Shape shape;
-    size_t begin;   // in the data section
+    size_t begin;  // in the data section
     size_t bytes;
   };
 
@@ -29,8 +29,9 @@ class SafetensorsFile {
   const std::map<std::string, Entry>& entries() const;
   const Metadata& metadata() const;
   bool contains(const std::string& name) const;
-  Tensor tensor(const std::string& name) const;   // borrows the mapped bytes; throws with the closest name
-  const std::byte* data() const;                  // the data section
+  // Borrows the mapped bytes where they are aligned for the dtype. Throws with the closest name if there is none.
+  Tensor tensor(const std::string& name) const;
+  const std::byte* data() const;  // the data section
   size_t data_bytes() const;
 
  private:
@@ -52,8 +53,5 @@ void write_safetensors(const std::filesystem::path& path, const std::map<std::st
                        const Metadata& metadata = {});
 // The bytes of the header that write_safetensors would write, its 8-byte length included.
 std::string safetensors_header(const std::map<std::string, Tensor>& tensors, const Metadata& metadata);
-
-// Replaces `path` by `bytes` so that a crash leaves the old or the new file, never a part: temporary file, fsync, rename.
-void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
 
 }  // namespace flame
