@@ -33,8 +33,8 @@ BORDER = 4          # drawn around the picture and cut off again: see blueprint(
 WHITE = (255, 255, 255)
 BLUE = (24, 58, 150)
 
-UNWANTED = re.compile("button|o’clock|thirty|arrow|skin tone|hair$|keycap|mark|regional|information|circled|squared"
-                      "|geometric|input|symbol|zodiac")
+UNWANTED = re.compile("button|thirty|arrow|skin tone|hair$|keycap|mark|regional|information|circled|squared|geometric|input"
+                      "|symbol|zodiac")
 
 
 def clean(name):
