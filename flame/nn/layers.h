@@ -4,16 +4,26 @@
 
 namespace flame {
 
+// What a layer expects of its weights; "any" is read from the source. A tensor of another shape is an error.
+constexpr int64_t any_size = -1;
+enum class Bias { if_there, required, none };
+
 // A trainable low-rank addition to a frozen layer: y += scale * up(down(x)).
 struct Adapter {
-  Tensor down;       // Linear: [rank, in]; Conv2d: [rank, kh, kw, in], with the layer's stride and padding
-  Tensor up;         // Linear: [out, rank]; Conv2d: [out, 1, 1, rank]
-  float scale = 1;   // alpha / rank
+  Tensor down;      // Linear: [rank, in]; Conv2d: [rank, kh, kw, in], with the layer's stride and padding
+  Tensor up;        // Linear: [out, rank]; Conv2d: [out, 1, 1, rank]
+  float scale = 1;  // alpha / rank
+};
+
+struct LinearSizes {
+  int64_t in = any_size, out = any_size;
+  Bias bias = Bias::required;
 };
 
 class Linear {
  public:
-  explicit Linear(const Scope& scope);   // weight [out, in]; bias [out] if the source has one
+  // weight [out, in], or a 1x1 convolution's [out, in, 1, 1]; bias [out].
+  explicit Linear(const Scope& scope, const LinearSizes& sizes = {.bias = Bias::if_there});
   Tensor operator()(const Tensor& x) const;
   int64_t in() const { return state_->weight.dim(1); }
   int64_t out() const { return state_->weight.dim(0); }
@@ -28,16 +38,24 @@ class Linear {
   std::shared_ptr<State> state_;
 };
 
+struct ConvSizes {
+  int64_t in = any_size, out = any_size, kernel = any_size;
+  int stride = 1, padding = 0;
+  Bias bias = Bias::required;
+};
+
 // Channels last; the source's [out, in, kh, kw] is turned once, at load.
 class Conv2d {
  public:
-  explicit Conv2d(const Scope& scope, int stride = 1, int padding = 0);
+  Conv2d(const Scope& scope, const ConvSizes& sizes);
+  explicit Conv2d(const Scope& scope, int stride = 1, int padding = 0)
+      : Conv2d(scope, {.stride = stride, .padding = padding, .bias = Bias::if_there}) {}
   Tensor operator()(const Tensor& x) const;
   int64_t in() const { return state_->weight.dim(3); }
   int64_t out() const { return state_->weight.dim(0); }
   int kernel() const { return static_cast<int>(state_->weight.dim(1)); }
   std::optional<Adapter>& adapter() const { return state_->adapter; }
-  Tensor& weight() const { return state_->weight; }   // [out, kh, kw, in]
+  Tensor& weight() const { return state_->weight; }  // [out, kh, kw, in]
 
  private:
   struct State {
@@ -50,7 +68,7 @@ class Conv2d {
 
 class LayerNorm {
  public:
-  explicit LayerNorm(const Scope& scope, float eps = 1e-5f);
+  explicit LayerNorm(const Scope& scope, float eps = 1e-5f, int64_t width = any_size);
   Tensor operator()(const Tensor& x) const;
 
  private:
@@ -60,9 +78,9 @@ class LayerNorm {
 
 class GroupNorm {
  public:
-  GroupNorm(const Scope& scope, float eps, int groups = 32);
+  GroupNorm(const Scope& scope, float eps, int64_t channels = any_size, int groups = 32);
   Tensor operator()(const Tensor& x) const;
-  Tensor silu(const Tensor& x) const;   // silu(norm(x)) in one pass
+  Tensor silu(const Tensor& x) const;  // silu(norm(x)) in one pass
 
  private:
   Tensor weight_, bias_;
@@ -76,6 +94,7 @@ class Embedding {
   Tensor operator()(const Tensor& ids) const;
   int64_t count() const { return table_.dim(0); }
   int64_t width() const { return table_.dim(1); }
+  const Tensor& table() const { return table_; }  // [count, width]
 
  private:
   Tensor table_;

@@ -1,0 +1,79 @@
+#include "eri/models/clip_text.h"
+
+#include "eri/models/checkpoint.h"
+#include "flame/ops/layout.h"
+#include "flame/ops/pointwise.h"
+
+namespace eri {
+
+using namespace flame;
+
+namespace {
+
+constexpr int64_t kHeadWidth = 64;
+constexpr int32_t kEnd = 49407;
+
+// Where in [N T] rows the first end token of each of N texts stands.
+Tensor first_ends(const Tensor& ids) {
+  const int64_t n = ids.dim(0), length = ids.dim(1);
+  const std::vector<int32_t> host = ids.to_host<int32_t>();
+  std::vector<int32_t> rows(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    const auto begin = host.begin() + i * length, end = begin + length, first = std::find(begin, end, kEnd);
+    require(first != end, "CLIPTextEncoder", "text ", i, " has no end token (", kEnd, ")");
+    rows[i] = static_cast<int32_t>(first - host.begin());
+  }
+  return Tensor::from(rows, {n}, ids.device());
+}
+
+}  // namespace
+
+CLIPTextEncoder::Layer::Layer(const Scope& scope, int64_t width, Activation activation)
+    : norm1_(scope / "layer_norm1", 1e-5f, width),
+      attention_(scope / "self_attn", {"q_proj", "k_proj", "v_proj", "out_proj"},
+                 {.width = width, .heads = width / kHeadWidth}),
+      norm2_(scope / "layer_norm2", 1e-5f, width),
+      fc1_(scope / "mlp" / "fc1", {.in = width}),
+      fc2_(scope / "mlp" / "fc2", {.in = fc1_.out(), .out = width}),
+      activation_(activation) {}
+
+Tensor CLIPTextEncoder::Layer::operator()(Tensor x) const {
+  x = x + attention_.causal(norm1_(x));
+  const Tensor h = fc1_(norm2_(x));  // [N, T, 4 width]
+  return x + fc2_(activation_ == Activation::gelu ? gelu(h) : quick_gelu(h));
+}
+
+CLIPTextEncoder::CLIPTextEncoder(const Scope& scope, Activation activation)
+    : Module(scope),
+      tokens_(scope / "text_model.embeddings.token_embedding"),
+      positions_(scope / "text_model.embeddings.position_embedding"),
+      final_norm_(scope / "text_model.final_layer_norm", 1e-5f, tokens_.width()) {
+  const Scope layers = scope / "text_model.encoder.layers";
+  for (int i = 0; i < layers.count(); ++i) layers_.emplace_back(layers / i, width(), activation);
+  require(!layers_.empty(), "CLIPTextEncoder", "the checkpoint has no ", layers.path());
+  if (scope.has("text_projection"))
+    projection_.emplace(scope / "text_projection", LinearSizes{.in = width(), .bias = Bias::none});
+}
+
+CLIPTextEncoder CLIPTextEncoder::from_safetensors(const std::filesystem::path& path, TextPart part, Device device,
+                                                  DType dtype) {
+  const Checkpoint checkpoint(path);
+  if (part == TextPart::clip_l) return {Scope(*checkpoint.clip_l(), dtype, device), Activation::quick_gelu};
+  return {Scope(*checkpoint.clip_g(), dtype, device), Activation::gelu};
+}
+
+TextEncoding CLIPTextEncoder::encode(const Tensor& ids, bool pooled) const {
+  require(ids.rank() == 2 && ids.dtype() == DType::i32 && ids.dim(1) <= max_tokens(), "CLIPTextEncoder",
+          "expected ids [N, T] i32 with T at most ", max_tokens(), ", got ", ids.shape(), " ", ids.dtype());
+  Tensor h = tokens_(ids) + positions_.table().rows(0, ids.dim(1));  // [N, T, width]
+  for (size_t i = 0; i + 1 < layers_.size(); ++i) h = layers_[i](h);
+  if (!pooled || !has_projection()) return {.hidden = h, .pooled = {}};
+  return {.hidden = h, .pooled = pool(layers_.back()(h), ids)};
+}
+
+Tensor CLIPTextEncoder::pool(const Tensor& h, const Tensor& ids) const {
+  const Tensor rows = h.reshape({h.dim(0) * h.dim(1), h.dim(2)});        // [N T, width]
+  return (*projection_)(final_norm_(embedding(rows, first_ends(ids))));  // [N, projection]
+}
+
+}  // namespace eri

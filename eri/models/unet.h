@@ -1,0 +1,61 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "eri/models/unet_blocks.h"
+
+namespace eri {
+
+// SDXL's UNet. How many levels, blocks and channels it has is read from the weights. Its layers have the names of a
+// single-file checkpoint below `model.diffusion_model`.
+class UNet : public flame::Module {
+ public:
+  explicit UNet(const flame::Scope& scope);
+  static UNet from_safetensors(const std::filesystem::path& path, flame::Device device = flame::Device::cpu(),
+                               flame::DType dtype = flame::DType::f32);
+
+  // What is in x is predicted: x [N, 4, H, W], t [N] (0..999, f32, i32 or i64), context [N, T, C], pooled [N, P],
+  // time_ids [N, 6] f32 (original height and width, crop top and left, target height and width) -> [N, 4, H, W].
+  // H and W must be multiples of size_multiple(). x, context and pooled are cast to the weights' dtype.
+  Tensor operator()(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
+                    const Tensor& time_ids) const;
+  Tensor forward(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
+                 const Tensor& time_ids) const {
+    return (*this)(x, t, context, pooled, time_ids);
+  }
+
+  int64_t in_channels() const { return in_channels_; }
+  int64_t context_width() const { return context_width_; }
+  int64_t pooled_width() const { return label_embed_.in() - 6 * id_waves_.width(); }
+  int64_t size_multiple() const { return size_multiple_; }
+
+  // Called with the name and output of every block, pictures as [N, C, H, W]: for finding differences.
+  std::function<void(const std::string& name, const Tensor& output)> trace;
+
+ private:
+  using Layer = std::function<Tensor(const Tensor& x, const Condition& condition)>;
+  struct Block {
+    std::string name;
+    std::vector<Layer> layers;
+  };
+
+  Block make_block(const flame::Scope& scope, int64_t& channels);
+  Layer make_layer(const flame::Scope& scope, int64_t& channels);
+  void check(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
+             const Tensor& time_ids) const;
+  Tensor embed(const Tensor& t, const Tensor& pooled, const Tensor& time_ids) const;
+  Tensor run(const Block& block, Tensor h, const Condition& condition) const;
+
+  flame::DType dtype_;
+  int64_t in_channels_, context_width_, size_multiple_ = 1;
+  Sinusoids time_waves_, id_waves_;
+  EmbeddingMlp time_embed_, label_embed_;
+  std::vector<Block> input_blocks_, middle_blocks_, output_blocks_;
+  flame::GroupNorm norm_out_;
+  flame::Conv2d conv_out_;
+};
+
+}  // namespace eri

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "flame/nn/attention.h"
+
+// The parts of SDXL's UNet. Pictures are [N, H, W, C].
+namespace eri {
+
+using flame::Tensor;
+
+// What every block is told besides its picture.
+struct Condition {
+  Tensor embedding;  // [N, E]: silu of the sum of the embedded timestep, pooled text and sizes
+  Tensor context;    // [N, T, C]: the text
+};
+
+// Numbers as waves: x [N] f32 -> [N, width] f32, first the cosines, then the sines, of x times frequencies from 1 down
+// to nearly 1 / 10000.
+class Sinusoids {
+ public:
+  Sinusoids(int64_t width, flame::Device device);
+  Tensor operator()(const Tensor& x) const;
+  int64_t width() const { return 2 * frequencies_.dim(1); }
+
+ private:
+  Tensor frequencies_;  // [1, width / 2]
+};
+
+// Linear, SiLU, Linear: the layers 0 and 2 of `scope`.
+class EmbeddingMlp {
+ public:
+  EmbeddingMlp(const flame::Scope& scope, const flame::LinearSizes& sizes);
+  Tensor operator()(const Tensor& x) const;
+  int64_t in() const { return first_.in(); }
+  int64_t out() const { return second_.out(); }
+
+ private:
+  flame::Linear first_, second_;
+};
+
+class ResBlock {
+ public:
+  ResBlock(const flame::Scope& scope, int64_t channels, int64_t embedding_width);
+  Tensor operator()(const Tensor& x, const Condition& condition) const;
+  int64_t out() const { return conv1_.out(); }
+
+ private:
+  flame::GroupNorm norm1_;
+  flame::Conv2d conv1_;
+  flame::Linear embed_;
+  flame::GroupNorm norm2_;
+  flame::Conv2d conv2_;
+  std::optional<flame::Conv2d> skip_;  // where the number of channels changes
+};
+
+// Self-attention, attention to the text and a gated feed-forward layer, each added to what came in.
+class TransformerBlock {
+ public:
+  TransformerBlock(const flame::Scope& scope, int64_t width, int64_t context_width);
+  Tensor operator()(Tensor x, const Tensor& context) const;
+
+ private:
+  flame::LayerNorm norm1_, norm2_, norm3_;
+  flame::Attention self_, cross_;
+  flame::GegluFeedForward feed_forward_;
+};
+
+class SpatialTransformer {
+ public:
+  SpatialTransformer(const flame::Scope& scope, int64_t channels, int64_t context_width);
+  Tensor operator()(const Tensor& x, const Condition& condition) const;
+
+ private:
+  flame::GroupNorm norm_;
+  flame::Linear proj_in_;
+  std::vector<TransformerBlock> blocks_;
+  flame::Linear proj_out_;
+};
+
+}  // namespace eri
