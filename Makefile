@@ -1,0 +1,44 @@
+# Each target installs the Debian packages that it lacks (README.md lists them) and leaves the work to CMake.
+.PHONY: build test demo sanitize fuzz bench reports format clean
+.DEFAULT_GOAL := build
+# With other jobs on the cores, an OpenMP thread that spins while it waits costs more than one that sleeps.
+export OMP_WAIT_POLICY ?= passive
+
+build:
+	tools/install_packages.sh build
+	cmake --preset release
+	cmake --build --preset release --target programs
+
+test:
+	tools/install_packages.sh build
+	cmake --preset release
+	cmake --build --preset release
+	ctest --preset release --parallel $$(nproc)
+
+demo: build
+	examples/blueprint/demo.sh
+
+sanitize:
+	tools/install_packages.sh build
+	cmake --preset sanitize
+	cmake --build --preset sanitize
+	ctest --preset sanitize --parallel $$(nproc)
+
+fuzz:
+	tools/install_packages.sh build
+	cmake --preset sanitize
+	cmake --build --preset sanitize --target fuzz
+
+bench: build
+	bench/run.sh
+
+reports:
+	tools/install_packages.sh build reports
+	tools/integration_report.py
+
+format:
+	tools/install_packages.sh format
+	git ls-files '*.h' '*.cpp' '*.cu' | xargs clang-format --dry-run --Werror
+
+clean:
+	rm -rf build demo
