@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -51,6 +52,14 @@ SafetensorsHeader parse_safetensors_header(std::string_view start_of_file, size_
 // temporary file beside `path`, fsync, rename. Checks the free space first; leaves nothing behind on failure.
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, Tensor>& tensors,
                        const Metadata& metadata = {});
+// The same for tensors that are made when their turn comes, so that a file may be larger than memory. `make` is called
+// once a name, in the order of the file.
+struct TensorSpec {
+  DType dtype;
+  Shape shape;
+};
+void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorSpec>& tensors,
+                       const std::function<Tensor(const std::string& name)>& make, const Metadata& metadata = {});
 // The bytes of the header that write_safetensors would write, its 8-byte length included.
 std::string safetensors_header(const std::map<std::string, Tensor>& tensors, const Metadata& metadata);
 
