@@ -80,6 +80,7 @@ Tensor Tensor::clone() const {
 void Tensor::copy_from(const Tensor& source) const {
   require(source.shape_ == shape_ && source.dtype_ == dtype_, "copy_from", "expected ", shape_, " ", dtype_, ", got ",
           source.shape_, " ", source.dtype_);
+  require(!frozen(), "copy_from", "this tensor of shape ", shape_, " is frozen");
   std::byte* to = raw();
   const std::byte* from = source.raw();
   parallel_for(static_cast<int64_t>(bytes()), 1 << 18, [=](int64_t begin, int64_t end) {
@@ -88,6 +89,7 @@ void Tensor::copy_from(const Tensor& source) const {
 }
 
 void Tensor::fill(double value) const {
+  require(!frozen(), "fill", "this tensor of shape ", shape_, " is frozen");
   visit_all(dtype_, [&]<class T>() {
     T* data = this->data<T>();
     const T filling = from_double<T>(value);

@@ -61,6 +61,11 @@ class Tensor {
   const std::shared_ptr<Buffer>& buffer() const { return buffer_; }
   bool sole_owner() const { return buffer_.use_count() == 1; }
 
+  // Promises that nobody will write to this tensor's buffer again, so that ops may keep data derived from it: oneDNN's
+  // blocked copy of a convolution's weight. copy_from and fill refuse from then on.
+  const Tensor& freeze() const { return buffer_->freeze(), *this; }
+  bool frozen() const { return buffer_->frozen(); }
+
   std::byte* raw() const { return buffer_->data() + offset_; }
   template <class T>
   T* data() const {

@@ -59,6 +59,10 @@ class Buffer {
   // Derived data that lives and dies with these bytes, such as a library's own copy of a frozen weight.
   std::shared_ptr<void>& attachment() { return attachment_; }
 
+  // A promise that the bytes never change again, without which nothing may be derived from them and kept.
+  void freeze() { frozen_ = true; }
+  bool frozen() const { return frozen_; }
+
  private:
   friend std::shared_ptr<Buffer> allocate(size_t bytes, Device device);
   friend std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner);
@@ -68,6 +72,7 @@ class Buffer {
   size_t bytes_;
   Device device_;
   Purpose purpose_;
+  bool frozen_ = false;
   std::shared_ptr<const void> owner_;   // set where the bytes belong to somebody else, a mapped file for instance
   std::shared_ptr<void> attachment_;
 };

@@ -1,0 +1,154 @@
+#include <mutex>
+
+#include "flame/ops/as_f32.h"
+#include "flame/ops/conv.h"
+#include "flame/ops/conv_kernels.h"
+#include "flame/ops/onednn.h"
+
+namespace flame {
+namespace cpu {
+namespace {
+
+using dnnl::memory;
+constexpr auto f32 = memory::data_type::f32;
+
+enum class Pass : int { forward, input_gradient, weight_gradient };
+
+// A convolution's primitive, the blocked layout it wants for the weight (any other falls to code that is a thousand
+// times slower), and the way between that and [out, kh, kw, C].
+struct Plan {
+  onednn::Call run;
+  memory::desc blocked;
+  onednn::Call reorder;  // plain to blocked; for the weight's gradient blocked to plain
+  std::string implementation;
+};
+
+memory::desc channels_last(const Shape& shape) {
+  return {{shape[0], shape[3], shape[1], shape[2]}, f32, memory::format_tag::nhwc};
+}
+
+Plan make_plan(const Convolution& conv, Pass pass, bool has_bias, int threads) {
+  const onednn::ThreadLimit limit(threads);
+  const memory::desc x = channels_last(conv.x), y = channels_last(conv.result()), plain = channels_last(conv.weight);
+  const memory::desc any(plain.dims(), f32, memory::format_tag::any);
+  const memory::desc bias = has_bias ? memory::desc({conv.weight[0]}, f32, memory::format_tag::a) : memory::desc();
+  const memory::dims strides(2, conv.stride), padding(2, conv.padding);
+  const auto direct = dnnl::algorithm::convolution_direct;
+  dnnl::engine& engine = onednn::engine();
+  const auto reorder = [&](const memory::desc& from, const memory::desc& to) {
+    return onednn::Call(dnnl::reorder({engine, from, engine, to}), threads, {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
+  };
+
+  const dnnl::convolution_forward::primitive_desc forward(
+      {dnnl::prop_kind::forward_training, direct, x, any, bias, y, strides, padding, padding}, engine);
+  if (pass == Pass::forward) {
+    const memory::desc blocked = forward.weights_desc();
+    std::vector<std::pair<int, memory::desc>> operands = {
+        {DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, blocked}, {DNNL_ARG_DST, y}};
+    if (has_bias) operands.emplace_back(DNNL_ARG_BIAS, bias);
+    return {{dnnl::convolution_forward(forward), threads, operands},
+            blocked,
+            reorder(plain, blocked),
+            forward.impl_info_str()};
+  }
+  if (pass == Pass::input_gradient) {
+    const dnnl::convolution_backward_data::primitive_desc backward({direct, x, any, y, strides, padding, padding},
+                                                                   engine, forward);
+    const memory::desc blocked = backward.weights_desc();
+    return {{dnnl::convolution_backward_data(backward),
+             threads,
+             {{DNNL_ARG_DIFF_DST, y}, {DNNL_ARG_WEIGHTS, blocked}, {DNNL_ARG_DIFF_SRC, x}}},
+            blocked,
+            reorder(plain, blocked),
+            backward.impl_info_str()};
+  }
+  const dnnl::convolution_backward_weights::primitive_desc backward({direct, x, any, y, strides, padding, padding},
+                                                                    engine, forward);
+  const memory::desc blocked = backward.diff_weights_desc();
+  return {{dnnl::convolution_backward_weights(backward),
+           threads,
+           {{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, y}, {DNNL_ARG_DIFF_WEIGHTS, blocked}}},
+          blocked,
+          reorder(blocked, plain),
+          backward.impl_info_str()};
+}
+
+Plan& plan_for(const Convolution& conv, Pass pass, bool has_bias) {
+  const double operations = 2.0 * static_cast<double>(conv.result().numel() * conv.weight.numel(1, 4));
+  const int threads = onednn::threads_for(operations);
+  const onednn::Key key = {conv.x, conv.weight, {static_cast<int>(pass), conv.stride, conv.padding, has_bias, threads}};
+  static thread_local onednn::Cache<Plan> plans;
+  auto found = plans.find(key);
+  if (found == plans.end()) found = plans.emplace(key, make_plan(conv, pass, has_bias, threads)).first;
+  return found->second;
+}
+
+// The blocked copies of frozen weights, attached to the buffer they were made from.
+struct BlockedCopies {
+  struct Copy {
+    const std::byte* source;
+    memory::desc layout;
+    std::shared_ptr<Buffer> data;
+  };
+  std::vector<Copy> copies;
+};
+
+std::shared_ptr<Buffer> make_blocked(const Tensor& weight, Plan& plan) {
+  std::shared_ptr<Buffer> copy = allocate(plan.blocked.get_size(), Device::cpu());
+  plan.reorder({as_f32(weight).raw(), copy->data()});
+  return copy;
+}
+
+std::shared_ptr<Buffer> blocked(const Tensor& weight, Plan& plan) {
+  if (!weight.frozen()) return make_blocked(weight, plan);
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  std::shared_ptr<void>& attachment = weight.buffer()->attachment();
+  if (!attachment) attachment = std::make_shared<BlockedCopies>();
+  auto& copies = static_cast<BlockedCopies*>(attachment.get())->copies;
+  for (const auto& copy : copies)
+    if (copy.source == weight.raw() && copy.layout == plan.blocked) return copy.data;
+  const PurposeScope purpose(Purpose::weights);
+  copies.push_back({weight.raw(), plan.blocked, make_blocked(weight, plan)});
+  return copies.back().data;
+}
+
+}  // namespace
+
+void conv2d(const Convolution& conv, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
+  Plan& plan = plan_for(conv, Pass::forward, bias.defined());
+  const auto weights = blocked(weight, plan);
+  const Tensor from = as_f32(x), offset = as_f32(bias);
+  write_as_f32(y, [&](const Tensor& to) {
+    if (bias.defined())
+      plan.run({from.raw(), weights->data(), to.raw(), offset.raw()});
+    else
+      plan.run({from.raw(), weights->data(), to.raw()});
+  });
+}
+
+void conv2d_input_gradient(const Convolution& conv, const Tensor& dy, const Tensor& weight, const Tensor& dx) {
+  Plan& plan = plan_for(conv, Pass::input_gradient, false);
+  const auto weights = blocked(weight, plan);
+  const Tensor from = as_f32(dy);
+  write_as_f32(dx, [&](const Tensor& to) { plan.run({from.raw(), weights->data(), to.raw()}); });
+}
+
+void conv2d_weight_gradient(const Convolution& conv, const Tensor& x, const Tensor& dy, const Tensor& dw) {
+  Plan& plan = plan_for(conv, Pass::weight_gradient, false);
+  const auto gradient = allocate(plan.blocked.get_size(), Device::cpu());
+  const Tensor input = as_f32(x), from = as_f32(dy);
+  plan.run({input.raw(), from.raw(), gradient->data()});
+  write_as_f32(dw, [&](const Tensor& to) { plan.reorder({gradient->data(), to.raw()}); });
+}
+
+}  // namespace cpu
+
+const char* conv2d_implementation(const Tensor& x, const Tensor& weight, int stride, int padding, bool backward) {
+  const Convolution conv = {x.shape(), weight.shape(), stride, padding};
+  if (conv.is_linear()) return "matmul";
+  const auto pass = backward ? cpu::Pass::input_gradient : cpu::Pass::forward;
+  return cpu::plan_for(conv, pass, false).implementation.c_str();
+}
+
+}  // namespace flame

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "flame/core/tensor.h"
+
+namespace flame {
+
+// The extents of one convolution: x [N, H, W, C], weight [out, kh, kw, C].
+struct Convolution {
+  Shape x, weight;
+  int stride, padding;
+  int64_t height() const { return (x[1] + 2 * padding - weight[1]) / stride + 1; }
+  int64_t width() const { return (x[2] + 2 * padding - weight[2]) / stride + 1; }
+  Shape result() const { return {x[0], height(), width(), weight[0]}; }
+  bool is_linear() const { return weight[1] == 1 && weight[2] == 1 && stride == 1 && padding == 0; }
+};
+
+// The last tensor is written; any floating dtype, the same for all.
+namespace cpu {
+void conv2d(const Convolution& conv, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y);
+void conv2d_input_gradient(const Convolution& conv, const Tensor& dy, const Tensor& weight, const Tensor& dx);
+void conv2d_weight_gradient(const Convolution& conv, const Tensor& x, const Tensor& dy, const Tensor& dw);
+}  // namespace cpu
+
+namespace cuda {
+void conv2d(const Convolution& conv, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y);
+void conv2d_input_gradient(const Convolution& conv, const Tensor& dy, const Tensor& weight, const Tensor& dx);
+void conv2d_weight_gradient(const Convolution& conv, const Tensor& x, const Tensor& dy, const Tensor& dw);
+}  // namespace cuda
+
+}  // namespace flame
