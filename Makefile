@@ -1,8 +1,6 @@
 # Each target installs the Debian packages that it lacks (README.md lists them) and leaves the work to CMake.
 .PHONY: build test demo sanitize fuzz bench reports format clean
 .DEFAULT_GOAL := build
-# With other jobs on the cores, an OpenMP thread that spins while it waits costs more than one that sleeps.
-export OMP_WAIT_POLICY ?= passive
 
 build:
 	tools/install_packages.sh build
