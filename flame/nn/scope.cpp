@@ -95,6 +95,7 @@ Tensor Scope::load(std::string_view name, const Shape& expected) const {
 Tensor Scope::hold(std::string_view name, const Tensor& loaded) const {
   PurposeScope purpose(Purpose::weights);
   const Tensor weight = loaded.dtype() == dtype_ ? loaded : cast(loaded, dtype_);
+  weight.freeze();
   registry_->weights.emplace_back(full(name), weight);
   return weight;
 }
