@@ -2,75 +2,76 @@
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
-#include <variant>
+#include <utility>
 #include <vector>
 
-#include "eri/models/clip_text.h"
-#include "eri/models/unet.h"
+#include "eri/lora/targets.h"
 #include "flame/io/safetensors.h"
 #include "flame/optim/parameter_pack.h"
 
 namespace eri {
 
-// A layer that can have an adapter, under its name in a LoRA file: sd-scripts' names with LDM block numbers, which
-// every program loads ("lora_unet_input_blocks_4_1_proj_in").
-struct LoraLayer {
-  std::string name;
-  std::variant<flame::Linear, flame::Conv2d> layer;
-};
-using LoraTargets = std::vector<LoraLayer>;
-
-LoraTargets unet_targets(const UNet& unet);       // Linear layers of the transformers: 722 in SDXL
-LoraTargets unet_conv_targets(const UNet& unet);  // what conv_dim adds: 66
-LoraTargets text_targets(const CLIPTextEncoder& encoder, TextPart part);  // 72 in CLIP-L, 192 in CLIP-G
-
-// Adapters in place, ready to train: `down` random (Kaiming uniform, a = sqrt 5), `up` zero.
-class LoraNetwork {
- public:
-  struct Options {
-    int64_t dim = 16;
-    double alpha = 16;
-    uint64_t seed = 0;
-    bool random_up = false;  // non-zero `up` too, for test files
-  };
-
-  LoraNetwork() = default;
-  LoraNetwork(const LoraTargets& targets, const Options& options);  // puts an adapter into each target
-
-  // One pack; names are those of the file ("NAME.lora_down.weight"), values in the layout that the layers use.
-  const flame::ParameterPack& parameters() const { return parameters_; }
-
-  // Writes the file (F16, 0-d alphas, canonical layout), reads it again and compares. `metadata` is added to
-  // what follows from the network itself; hashes are computed here. Throws naming a module that is not finite in F16.
-  void save(const std::filesystem::path& file, const flame::Metadata& metadata = {}) const;
-
- private:
-  LoraTargets targets_;
-  Options options_;
-  flame::ParameterPack parameters_;
-};
-
-// A LoRA file.
+// The modules of a LoRA, in a file or trained: y += alpha / rank * up(down(x)).
 class LoRA {
  public:
-  static LoRA from_safetensors(const std::filesystem::path& file);  // throws naming what is wrong with it
-  int rank() const;                                                 // of most modules
-  size_t modules() const;
-  const flame::Metadata& metadata() const;
+  struct Module {
+    flame::Tensor down,
+        up;  // f32, channels last: [rank, in] and [out, rank], or [rank, k, k, in] and [out, 1, 1, rank]
+    double alpha = 1;
+    int64_t rank() const { return down.dim(0); }
+    float scale() const { return static_cast<float>(alpha / static_cast<double>(rank())); }
+  };
+  using Modules = std::map<std::string, Module>;  // by sd-scripts' name, such as lora_unet_input_blocks_4_1_proj_in
 
-  // Adds it to the layers, beside what other LoRAs have put there. Throws, listing them, if keys match no target or
-  // shapes do not fit; nothing is dropped silently.
-  void apply(const LoraTargets& targets, double strength = 1) const;
+  LoRA() = default;
+  explicit LoRA(Modules modules) : modules_(std::move(modules)) {}
+  static LoRA from_safetensors(const std::filesystem::path& path);  // throws naming what is wrong
+  static LoRA attached(const LoraTargets& targets);                 // the adapters that layers have now
+
+  const Modules& modules() const { return modules_; }
+  int64_t rank() const;  // the largest of the linear layers'
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+  // Writes kohya's file (F16, 0-d alphas, canonical layout, metadata with hashes; `about` is added to it), then reads
+  // it again and compares. Throws naming a module whose values do not fit into F16.
+  void save(const std::filesystem::path& path, const flame::Metadata& about = {}) const;
 
  private:
-  struct Factors {
-    flame::Tensor down, up;  // f32, in the file's layout
-    double alpha;
-  };
-  std::filesystem::path file_;
-  std::map<std::string, Factors> modules_;
-  flame::Metadata metadata_;
+  Modules modules_;
+  std::vector<std::string> warnings_;
 };
+
+// A factor as files have it: convolutions [out, in, k, k].
+flame::Tensor in_file_layout(const flame::Tensor& factor);
+
+struct LoraOptions {
+  int64_t dim = 16;
+  double alpha = 16;
+  int64_t conv_dim = 0;  // of convolutions larger than 1x1
+  double conv_alpha = 0;
+  uint64_t seed = 0;
+};
+
+// A LoRA to begin with: `down` random (Kaiming uniform, a = sqrt 5), `up` zero.
+LoRA new_lora(const LoraTargets& targets, const LoraOptions& options);
+
+// A LoRA that trains: its factors are the parameters of one pack, and adapters of the layers.
+class LoraNetwork {
+ public:
+  LoraNetwork() = default;
+  LoraNetwork(const LoraTargets& targets, const LoRA& start);  // throws if `start` has modules that match no target
+  const flame::ParameterPack& pack() const { return pack_; }
+  const LoRA& lora() const { return lora_; }  // shares the parameters' memory
+
+ private:
+  flame::ParameterPack pack_;
+  LoRA lora_;
+};
+
+// Puts the sum of several LoRAs, each with its strength, into the layers, in place of what was there. Throws, listing
+// them, if modules match no layer.
+void apply(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets);
 
 }  // namespace eri
