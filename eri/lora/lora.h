@@ -13,12 +13,12 @@
 
 namespace eri {
 
-// The modules of a LoRA, in a file or trained: y += alpha / rank * up(down(x)).
+// Low-rank additions to the layers of a model (Hu et al., arXiv:2106.09685): y += alpha / rank * up(down(x)).
 class LoRA {
  public:
   struct Module {
-    flame::Tensor down,
-        up;  // f32, channels last: [rank, in] and [out, rank], or [rank, k, k, in] and [out, 1, 1, rank]
+    flame::Tensor down;  // f32, channels last: [rank, in], or of a convolution [rank, k, k, in]
+    flame::Tensor up;    // [out, rank], or [out, 1, 1, rank]
     double alpha = 1;
     int64_t rank() const { return down.dim(0); }
     float scale() const { return static_cast<float>(alpha / static_cast<double>(rank())); }
@@ -27,15 +27,19 @@ class LoRA {
 
   LoRA() = default;
   explicit LoRA(Modules modules) : modules_(std::move(modules)) {}
-  static LoRA from_safetensors(const std::filesystem::path& path);  // throws naming what is wrong
-  static LoRA attached(const LoraTargets& targets);                 // the adapters that layers have now
+
+  // A file of kohya's sd-scripts with the block numbers of a single-file checkpoint. Throws naming tensors that are no
+  // part of such a file, and modules that lack a factor.
+  static LoRA from_safetensors(const std::filesystem::path& path);
+  static LoRA attached(const LoraTargets& targets);  // the adapters that layers have now
 
   const Modules& modules() const { return modules_; }
-  int64_t rank() const;  // the largest of the linear layers'
-  const std::vector<std::string>& warnings() const { return warnings_; }
+  int64_t rank() const;  // of the linear layers; the largest if they differ
+  const std::vector<std::string>& warnings() const { return warnings_; }  // of loading: for people
 
-  // Writes kohya's file (F16, 0-d alphas, canonical layout, metadata with hashes; `about` is added to it), then reads
-  // it again and compares. Throws naming a module whose values do not fit into F16.
+  // Writes what from_safetensors reads (F16, 0-d alphas, canonical layout), then reads it back and compares. `about` is
+  // added to the file's metadata, whose ss_*, modelspec.* and sshs_* keys are those of sd-scripts. Throws naming the
+  // tensor if a value is not finite or too large for F16.
   void save(const std::filesystem::path& path, const flame::Metadata& about = {}) const;
 
  private:
@@ -43,35 +47,46 @@ class LoRA {
   std::vector<std::string> warnings_;
 };
 
-// A factor as files have it: convolutions [out, in, k, k].
+// The names of a module's tensors in files: its own and one of these.
+inline constexpr const char* kLoraDown = ".lora_down.weight";
+inline constexpr const char* kLoraUp = ".lora_up.weight";
+inline constexpr const char* kLoraAlpha = ".alpha";
+
+// A factor as files have it: of convolutions [rank, in, k, k] and [out, rank, 1, 1].
 flame::Tensor in_file_layout(const flame::Tensor& factor);
 
 struct LoraOptions {
   int64_t dim = 16;
   double alpha = 16;
-  int64_t conv_dim = 0;  // of convolutions larger than 1x1
-  double conv_alpha = 0;
+  int64_t conv_dim = 0;  // of convolutions larger than 1x1; needed if there are any
+  double conv_alpha = 1;
   uint64_t seed = 0;
 };
 
-// A LoRA to begin with: `down` random (Kaiming uniform, a = sqrt 5), `up` zero.
+// A LoRA to begin with, for every target: down uniform in +-1 / sqrt(inputs), which is Kaiming's with a = sqrt 5; up
+// zero, so that nothing changes at first.
 LoRA new_lora(const LoraTargets& targets, const LoraOptions& options);
 
 // A LoRA that trains: its factors are the parameters of one pack, and adapters of the layers.
 class LoraNetwork {
  public:
   LoraNetwork() = default;
-  LoraNetwork(const LoraTargets& targets, const LoRA& start);  // throws if `start` has modules that match no target
-  const flame::ParameterPack& pack() const { return pack_; }
-  const LoRA& lora() const { return lora_; }  // shares the parameters' memory
+  LoraNetwork(const LoraTargets& targets, const LoRA& start);  // throws if `start` has modules that fit no target
+  LoraNetwork(const LoraTargets& targets, const LoraOptions& options)
+      : LoraNetwork(targets, new_lora(targets, options)) {}
+
+  const flame::ParameterPack& parameters() const { return pack_; }  // named as the tensors of a file
+  const LoRA& lora() const { return lora_; }                        // shares the parameters' memory
 
  private:
   flame::ParameterPack pack_;
   LoRA lora_;
 };
 
-// Puts the sum of several LoRAs, each with its strength, into the layers, in place of what was there. Throws, listing
-// them, if modules match no layer.
+// Puts the sum of several LoRAs, each times its strength, into the layers, in place of what was there. Throws, listing
+// them, if modules fit no target.
 void apply(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets);
+
+std::string listed(const std::vector<std::string>& names);  // for messages: "a, b, c, d, e and 7 more"
 
 }  // namespace eri

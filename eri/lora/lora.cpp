@@ -1,0 +1,137 @@
+#include "eri/lora/lora.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "flame/ops/layout.h"
+#include "flame/ops/pointwise.h"
+
+namespace eri {
+namespace {
+
+using flame::fail;
+using flame::Shape;
+using flame::Tensor;
+
+Shape file_shape(const Shape& shape) {
+  return shape.rank() == 4 ? Shape{shape[0], shape[3], shape[1], shape[2]} : shape;
+}
+
+// Linear layers and 1x1 convolutions are the same to files: some write [r, in], some [r, in, 1, 1].
+Tensor shaped(const std::string& name, const char* factor, const Tensor& value, const Shape& expected) {
+  const bool same_matrix =
+      value.numel() == expected.numel() && value.dim(0) == expected[0] && value.dim(-1) == expected.dim(-1);
+  if (!same_matrix)
+    fail("LoRA module ", name, ": ", factor, " has shape ", file_shape(value.shape()), ", the layer needs ",
+         file_shape(expected));
+  return value.view(expected);
+}
+
+// The module with factors in the layer's own shapes.
+LoRA::Module fitted(const LoraTarget& target, const LoRA::Module& module) {
+  const int64_t rank = module.rank(), kernel = target.kernel();
+  const Shape down = kernel ? Shape{rank, kernel, kernel, target.in()} : Shape{rank, target.in()};
+  const Shape up = kernel ? Shape{target.out(), 1, 1, rank} : Shape{target.out(), rank};
+  return {shaped(target.name, "lora_down", module.down, down), shaped(target.name, "lora_up", module.up, up),
+          module.alpha};
+}
+
+void require_targets(const LoRA& lora, const LoraTargets& targets) {
+  std::set<std::string> known;
+  for (const LoraTarget& target : targets) known.insert(target.name);
+  std::vector<std::string> unknown;
+  for (const auto& [name, module] : lora.modules()) {
+    if (!known.contains(name)) unknown.push_back(name);
+  }
+  if (!unknown.empty()) fail("the model has no layers for these modules of the LoRA: ", listed(unknown));
+}
+
+}  // namespace
+
+std::string listed(const std::vector<std::string>& names) {
+  constexpr size_t shown = 5;
+  std::string list;
+  for (size_t i = 0; i < std::min(shown, names.size()); ++i) list += (i ? ", " : "") + names[i];
+  if (names.size() > shown) list += flame::text(" and ", names.size() - shown, " more");
+  return list;
+}
+
+LoRA LoRA::attached(const LoraTargets& targets) {
+  Modules modules;
+  for (const LoraTarget& target : targets) {
+    if (const auto& adapter = target.adapter())
+      modules[target.name] = {adapter->down, adapter->up,
+                              static_cast<double>(adapter->scale) * static_cast<double>(adapter->down.dim(0))};
+  }
+  return LoRA(std::move(modules));
+}
+
+int64_t LoRA::rank() const {
+  int64_t rank = 0;
+  for (const auto& [name, module] : modules_) {
+    if (module.down.rank() == 2) rank = std::max(rank, module.rank());
+  }
+  return rank;
+}
+
+LoRA new_lora(const LoraTargets& targets, const LoraOptions& options) {
+  flame::Generator generator(options.seed);
+  LoRA::Modules modules;
+  for (const LoraTarget& target : targets) {
+    const int64_t kernel = target.kernel();
+    const bool large = kernel > 1;
+    const int64_t rank = large ? options.conv_dim : options.dim;
+    if (rank < 1) fail(large ? "conv_dim" : "network_dim", " must be at least 1 for ", target.name, ", got ", rank);
+    const Shape down = kernel ? Shape{rank, kernel, kernel, target.in()} : Shape{rank, target.in()};
+    const Shape up = kernel ? Shape{target.out(), 1, 1, rank} : Shape{target.out(), rank};
+    const float bound = 1 / std::sqrt(static_cast<float>(down.numel(1, down.rank())));
+    const Tensor uniform = Tensor::rand(down, generator);
+    modules[target.name] = {uniform * (2 * bound) - bound, Tensor::zeros(up),
+                            large ? options.conv_alpha : options.alpha};
+  }
+  return LoRA(std::move(modules));
+}
+
+LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start) {
+  require_targets(start, targets);
+  flame::NamedTensors values;
+  std::map<std::string, LoRA::Module> modules;
+  for (const LoraTarget& target : targets) {
+    const auto found = start.modules().find(target.name);
+    if (found == start.modules().end()) continue;
+    const LoRA::Module module = fitted(target, found->second);
+    values.emplace_back(target.name + kLoraDown, module.down);
+    values.emplace_back(target.name + kLoraUp, module.up);
+    modules[target.name] = module;
+  }
+  pack_ = flame::ParameterPack(values);
+  for (const LoraTarget& target : targets) {
+    const auto found = modules.find(target.name);
+    if (found == modules.end()) continue;
+    LoRA::Module& module = found->second;
+    module.down = pack_[target.name + kLoraDown].value;
+    module.up = pack_[target.name + kLoraUp].value;
+    target.adapter() = flame::Adapter{module.down, module.up, module.scale()};
+  }
+  lora_ = LoRA(std::move(modules));
+}
+
+void apply(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets) {
+  for (const auto& [lora, strength] : loras) require_targets(lora, targets);
+  for (const LoraTarget& target : targets) {
+    std::vector<Tensor> downs, ups;
+    for (const auto& [lora, strength] : loras) {
+      const auto found = lora.modules().find(target.name);
+      if (found == lora.modules().end()) continue;
+      const LoRA::Module module = fitted(target, found->second);
+      downs.push_back(module.down.detach());
+      ups.push_back(module.up.detach() * (static_cast<float>(strength) * module.scale()));
+    }
+    target.adapter().reset();
+    if (downs.empty()) continue;
+    target.adapter() = flame::Adapter{flame::concat(downs, 0).freeze(), flame::concat(ups, ups[0].rank() - 1).freeze()};
+  }
+}
+
+}  // namespace eri

@@ -1,0 +1,116 @@
+#include "eri/lora/metadata.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "eri/lora/sha256.h"
+
+namespace eri {
+namespace {
+
+using flame::Metadata;
+using Tensors = std::map<std::string, flame::Tensor>;
+
+// sd-scripts' short hashes are of these bytes of a file.
+constexpr size_t kLegacyBegin = 0x100000, kLegacyEnd = 0x110000;
+constexpr size_t kLegacyDigits = 8;
+
+std::string model_hash(const Tensors& tensors) {
+  Sha256 hash;
+  for (const auto& [name, tensor] : tensors) hash.add(tensor.raw(), tensor.bytes());
+  return hash.hex();
+}
+
+// Of a file that has these tensors and only the ss_* metadata.
+std::string legacy_hash(const Tensors& tensors, const Metadata& metadata) {
+  Metadata training;
+  for (const auto& entry : metadata) {
+    if (entry.first.starts_with("ss_")) training.insert(entry);
+  }
+  Sha256 hash;
+  size_t at = 0;
+  const auto add = [&](const void* data, size_t bytes) {
+    const size_t begin = std::clamp(kLegacyBegin, at, at + bytes), end = std::clamp(kLegacyEnd, at, at + bytes);
+    hash.add(static_cast<const std::byte*>(data) + (begin - at), end - begin);
+    at += bytes;
+  };
+  const std::string header = flame::safetensors_header(tensors, training);
+  add(header.data(), header.size());
+  for (const auto& [name, tensor] : tensors) add(tensor.raw(), tensor.bytes());
+  return hash.hex().substr(0, kLegacyDigits);
+}
+
+// The rank and alpha that a group of modules shares; sd-scripts writes "Dynamic" where they differ.
+struct Sizes {
+  std::set<int64_t> ranks;
+  std::set<double> alphas;
+
+  void add(const LoRA::Module& module) {
+    ranks.insert(module.rank());
+    alphas.insert(module.alpha);
+  }
+  std::string rank() const { return ranks.size() == 1 ? std::to_string(*ranks.begin()) : "Dynamic"; }
+  std::string alpha() const { return alphas.size() == 1 ? python_text(*alphas.begin()) : "Dynamic"; }
+};
+
+bool is_large_convolution(const LoRA::Module& module) { return module.down.rank() == 4 && module.down.dim(1) > 1; }
+
+Metadata describe(const LoRA& lora, const std::string& title) {
+  Sizes linear, convolution;
+  for (const auto& [name, module] : lora.modules()) (is_large_convolution(module) ? convolution : linear).add(module);
+  nlohmann::json arguments = nlohmann::json::object();
+  if (!convolution.ranks.empty()) arguments = {{"conv_dim", convolution.rank()}, {"conv_alpha", convolution.alpha()}};
+  return {{"ss_network_module", "networks.lora"},
+          {"ss_network_dim", linear.rank()},
+          {"ss_network_alpha", linear.alpha()},
+          {"ss_network_args", arguments.dump()},
+          {"ss_base_model_version", "sdxl_base_v1-0"},
+          {"ss_v2", "False"},
+          {"ss_output_name", title},
+          {"modelspec.sai_model_spec", "1.0.1"},
+          {"modelspec.architecture", "stable-diffusion-xl-v1-base/lora"},
+          {"modelspec.implementation", "https://github.com/Stability-AI/generative-models"},
+          {"modelspec.title", title}};
+}
+
+}  // namespace
+
+Metadata lora_metadata(const LoRA& lora, const Tensors& tensors, const std::string& title, const Metadata& about) {
+  Metadata metadata = describe(lora, title);
+  for (const auto& [key, value] : about) metadata[key] = value;
+  metadata["sshs_model_hash"] = model_hash(tensors);
+  metadata["sshs_legacy_hash"] = legacy_hash(tensors, metadata);
+  return metadata;
+}
+
+Metadata base_model_metadata(const std::filesystem::path& checkpoint) {
+  std::ifstream file(checkpoint, std::ios::binary);
+  if (!file) flame::fail("cannot open ", checkpoint.string());
+  Sha256 all, legacy;
+  std::string block(kLegacyEnd - kLegacyBegin, '\0');  // one block is exactly what the short hash is of
+  for (size_t at = 0; file; at += block.size()) {
+    file.read(block.data(), static_cast<std::streamsize>(block.size()));
+    all.add(block.data(), static_cast<size_t>(file.gcount()));
+    if (at == kLegacyBegin) legacy.add(block.data(), static_cast<size_t>(file.gcount()));
+  }
+  if (file.bad()) flame::fail("cannot read ", checkpoint.string());
+  return {{"ss_sd_model_name", checkpoint.filename().string()},
+          {"ss_sd_model_hash", legacy.hex().substr(0, kLegacyDigits)},
+          {"ss_new_sd_model_hash", all.hex()}};
+}
+
+std::string python_text(double value) {
+  const double magnitude = std::abs(value);
+  const bool plain = value == 0 || (magnitude >= 1e-4 && magnitude < 1e16);
+  char digits[64];
+  const auto format = plain ? std::chars_format::fixed : std::chars_format::scientific;
+  std::string text(digits, std::to_chars(digits, digits + sizeof digits, value, format).ptr);
+  if (plain && text.find('.') == text.npos) text += ".0";
+  return text;
+}
+
+}  // namespace eri
