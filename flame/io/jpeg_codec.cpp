@@ -81,7 +81,8 @@ Raster decode_jpeg(std::string_view bytes, const std::string& file) {
   Reader reader;
   auto& jpeg = reader.jpeg;
   const auto guard = [&](const auto& calls) {
-    if (!reader.guarded(calls)) fail(file, ": broken JPEG: ", reader.errors.text.data());
+    if (!reader.guarded(calls))
+      fail(file, ": broken JPEG: ", reader.errors.text.data(), "; replace or remove the file");
   };
 
   guard([&] {

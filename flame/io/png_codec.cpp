@@ -127,7 +127,7 @@ Raster decode_png(std::string_view bytes, const std::string& file) {
   const png_structp png = reader.png;
   const png_infop info = reader.info;
   const auto guard = [&](const auto& calls) {
-    if (!guarded(png, calls)) fail(file, ": broken PNG: ", reader.error.text.data());
+    if (!guarded(png, calls)) fail(file, ": broken PNG: ", reader.error.text.data(), "; replace or remove the file");
   };
 
   guard([&] { png_read_info(png, info); });

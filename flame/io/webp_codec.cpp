@@ -39,7 +39,7 @@ Raster decode_webp(std::string_view bytes, const std::string& file) {
   WebPDecoderConfig config;
   require(WebPInitDecoderConfig(&config), "decode_webp", "libwebp has another version than its headers");
   const VP8StatusCode header = WebPGetFeatures(data, bytes.size(), &config.input);
-  if (header != VP8_STATUS_OK) fail(file, ": broken WebP: ", reason(header));
+  if (header != VP8_STATUS_OK) fail(file, ": broken WebP: ", reason(header), "; replace or remove the file");
   if (config.input.has_animation) fail(file, ": an animated WebP: save one of its pictures as PNG");
   check_picture_size(config.input.width, config.input.height, file);
 
@@ -54,7 +54,7 @@ Raster decode_webp(std::string_view bytes, const std::string& file) {
   config.output.u.RGBA = {raster.pixels.data(), row_bytes, raster.pixels.size()};
   const VP8StatusCode status = WebPDecode(data, bytes.size(), &config);
   WebPFreeDecBuffer(&config.output);
-  if (status != VP8_STATUS_OK) fail(file, ": broken WebP: ", reason(status));
+  if (status != VP8_STATUS_OK) fail(file, ": broken WebP: ", reason(status), "; replace or remove the file");
   raster.orientation = orientation_of(bytes);
   return raster;
 }
