@@ -27,8 +27,11 @@ fuzz:
 	cmake --preset sanitize
 	cmake --build --preset sanitize --target fuzz
 
-bench: build
-	bench/run.sh
+bench:
+	tools/install_packages.sh build
+	cmake --preset release -D ERI_BENCH=ON
+	cmake --build --preset release --target programs bench_kernels
+	build/release/bin/bench_kernels
 
 reports:
 	tools/install_packages.sh build reports

@@ -24,4 +24,4 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
 "${apt[@]}" update </dev/null
-"${apt[@]}" install --yes --no-install-recommends $missing </dev/null
+"${apt[@]}" install --yes --no-install-recommends $missing </dev/null >/dev/null
