@@ -10,7 +10,6 @@ using namespace flame;
 
 namespace {
 
-constexpr int64_t kHeadWidth = 64;
 constexpr int32_t kEnd = 49407;
 
 // Where in [N T] rows the first end token of each of N texts stands.
@@ -28,10 +27,10 @@ Tensor first_ends(const Tensor& ids) {
 
 }  // namespace
 
-CLIPTextEncoder::Layer::Layer(const Scope& scope, int64_t width, Activation activation)
+CLIPTextEncoder::Layer::Layer(const Scope& scope, int64_t width, int64_t head_width, Activation activation)
     : norm1_(scope / "layer_norm1", 1e-5f, width),
       attention_(scope / "self_attn", {"q_proj", "k_proj", "v_proj", "out_proj"},
-                 {.width = width, .heads = width / kHeadWidth}),
+                 {.width = width, .heads = width / head_width}),
       norm2_(scope / "layer_norm2", 1e-5f, width),
       fc1_(scope / "mlp" / "fc1", {.in = width}),
       fc2_(scope / "mlp" / "fc2", {.in = fc1_.out(), .out = width}),
@@ -43,13 +42,13 @@ Tensor CLIPTextEncoder::Layer::operator()(Tensor x) const {
   return x + fc2_(activation_ == Activation::gelu ? gelu(h) : quick_gelu(h));
 }
 
-CLIPTextEncoder::CLIPTextEncoder(const Scope& scope, Activation activation)
+CLIPTextEncoder::CLIPTextEncoder(const Scope& scope, Activation activation, int64_t head_width)
     : Module(scope),
       tokens_(scope / "text_model.embeddings.token_embedding"),
       positions_(scope / "text_model.embeddings.position_embedding"),
       final_norm_(scope / "text_model.final_layer_norm", 1e-5f, tokens_.width()) {
   const Scope layers = scope / "text_model.encoder.layers";
-  for (int i = 0; i < layers.count(); ++i) layers_.emplace_back(layers / i, width(), activation);
+  for (int i = 0; i < layers.count(); ++i) layers_.emplace_back(layers / i, width(), head_width, activation);
   require(!layers_.empty(), "CLIPTextEncoder", "the checkpoint has no ", layers.path());
   if (scope.has("text_projection"))
     projection_.emplace(scope / "text_projection", LinearSizes{.in = width(), .bias = Bias::none});

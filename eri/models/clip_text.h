@@ -21,7 +21,8 @@ struct TextEncoding {
 // from the weights. Its layers have the names of transformers' CLIPTextModelWithProjection.
 class CLIPTextEncoder : public flame::Module {
  public:
-  CLIPTextEncoder(const flame::Scope& scope, Activation activation);
+  // How wide an attention head is cannot be told from the weights' shapes; CLIP's are 64.
+  CLIPTextEncoder(const flame::Scope& scope, Activation activation, int64_t head_width = 64);
   static CLIPTextEncoder from_safetensors(const std::filesystem::path& path, TextPart part = TextPart::clip_l,
                                           flame::Device device = flame::Device::cpu(),
                                           flame::DType dtype = flame::DType::f32);
@@ -47,7 +48,7 @@ class CLIPTextEncoder : public flame::Module {
 
 class CLIPTextEncoder::Layer {
  public:
-  Layer(const flame::Scope& scope, int64_t width, Activation activation);
+  Layer(const flame::Scope& scope, int64_t width, int64_t head_width, Activation activation);
   Tensor operator()(Tensor x) const;
 
  private:

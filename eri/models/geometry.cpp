@@ -107,11 +107,11 @@ void unet(Table table, const Geometry::UNet& g) {
 }
 
 void clip_l(Table table, const Geometry::Clip& g) {
-  table.tensor("embeddings.token_embedding.weight", {g.vocab, g.width});
-  table.tensor("embeddings.position_embedding.weight", {kClipLength, g.width});
-  table.tensor("embeddings.position_ids", {1, kClipLength});
+  table.tensor("text_model.embeddings.token_embedding.weight", {g.vocab, g.width});
+  table.tensor("text_model.embeddings.position_embedding.weight", {kClipLength, g.width});
+  table.tensor("text_model.embeddings.position_ids", {1, kClipLength});
   for (int64_t i = 0; i < g.layers; ++i) {
-    const std::string layer = text("encoder.layers.", i);
+    const std::string layer = text("text_model.encoder.layers.", i);
     for (const char* projection : {".q_proj", ".k_proj", ".v_proj", ".out_proj"})
       table.linear(layer + ".self_attn" + projection, g.width, g.width);
     table.norm(layer + ".layer_norm1", g.width);
@@ -119,7 +119,7 @@ void clip_l(Table table, const Geometry::Clip& g) {
     table.linear(layer + ".mlp.fc1", g.width, g.mlp);
     table.linear(layer + ".mlp.fc2", g.mlp, g.width);
   }
-  table.norm("final_layer_norm", g.width);
+  table.norm("text_model.final_layer_norm", g.width);
 }
 
 void clip_g(Table table, const Geometry::Clip& g) {

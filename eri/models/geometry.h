@@ -52,7 +52,7 @@ struct Geometry {
 
 // Where a single-file checkpoint keeps its parts.
 inline constexpr std::string_view unet_prefix = "model.diffusion_model";
-inline constexpr std::string_view clip_l_prefix = "conditioner.embedders.0.transformer.text_model";
+inline constexpr std::string_view clip_l_prefix = "conditioner.embedders.0.transformer";
 inline constexpr std::string_view clip_g_prefix = "conditioner.embedders.1.model";
 inline constexpr std::string_view vae_prefix = "first_stage_model";
 

@@ -78,8 +78,12 @@ void synthetic_values(const std::string& name, const Shape& shape, uint64_t seed
   });
 }
 
-SyntheticCheckpoint::SyntheticCheckpoint(const Geometry& geometry, uint64_t seed)
-    : geometry_(geometry.name), seed_(seed), tensors_(checkpoint_tensors(geometry)) {}
+SyntheticCheckpoint::SyntheticCheckpoint(const Geometry& geometry, uint64_t seed, std::string_view part)
+    : geometry_(geometry.name), prefix_(part.empty() ? "" : std::string(part) + "."), seed_(seed) {
+  for (const auto& [name, shape] : checkpoint_tensors(geometry)) {
+    if (name.starts_with(prefix_)) tensors_.emplace(name.substr(prefix_.size()), shape);
+  }
+}
 
 std::string SyntheticCheckpoint::describe() const {
   return flame::text("the synthetic checkpoint ", geometry_, " with seed ", seed_);
@@ -101,7 +105,7 @@ Tensor SyntheticCheckpoint::read(const std::string& name) const {
   if (!shape) flame::fail(describe(), " has no tensor ", name);
   if (is_position_ids(name)) return Tensor::arange(shape->numel(), flame::DType::i64).view(*shape);
   const Tensor result = Tensor::empty(*shape);
-  synthetic_values(name, *shape, seed_, 0, shape->numel(), result.data<float>());
+  synthetic_values(full_name(name), *shape, seed_, 0, shape->numel(), result.data<float>());
   return result;
 }
 

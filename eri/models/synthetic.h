@@ -9,14 +9,16 @@ namespace eri {
 // size without a download. Nothing is stored; a tensor is made when it is asked for, in f32.
 class SyntheticCheckpoint : public flame::WeightSource {
  public:
-  SyntheticCheckpoint(const Geometry& geometry, uint64_t seed);
+  // With a part, such as unet_prefix, only that, its tensors named without the prefix.
+  SyntheticCheckpoint(const Geometry& geometry, uint64_t seed, std::string_view part = "");
   std::string describe() const override;
   std::vector<std::string> names() const override;
   std::optional<flame::Shape> find(const std::string& name) const override;
   flame::Tensor read(const std::string& name) const override;
+  std::string full_name(const std::string& name) const override { return prefix_ + name; }
 
  private:
-  std::string geometry_;
+  std::string geometry_, prefix_;
   uint64_t seed_;
   std::map<std::string, flame::Shape> tensors_;
 };

@@ -19,11 +19,12 @@ int64_t find_context_width(const Scope& scope) {
 
 }  // namespace
 
-UNet::UNet(const Scope& scope)
+UNet::UNet(const Scope& scope, int64_t head_width)
     : Module(scope),
       dtype_(scope.dtype()),
       in_channels_(scope.shape("input_blocks.0.0.weight").dim(1)),
       context_width_(find_context_width(scope)),
+      head_width_(head_width),
       time_waves_(scope.shape("time_embed.0.weight").dim(-1), scope.device()),
       id_waves_(kIdWidth, scope.device()),
       time_embed_(scope / "time_embed", {}),
@@ -76,7 +77,7 @@ UNet::Layer UNet::make_layer(const Scope& scope, int64_t& channels) {
     const Conv2d conv(scope / "conv", {.in = channels, .out = channels, .kernel = 3, .padding = 1});
     return [conv](const Tensor& x, const Condition&) { return conv(upsample_nearest2x(x)); };  // [N, 2H, 2W, C]
   }
-  if (scope.has("transformer_blocks")) return SpatialTransformer(scope, channels, context_width_);
+  if (scope.has("transformer_blocks")) return SpatialTransformer(scope, channels, context_width_, head_width_);
   const ResBlock block(scope, channels, time_embed_.out());
   channels = block.out();
   return block;

@@ -13,7 +13,8 @@ namespace eri {
 // single-file checkpoint below `model.diffusion_model`.
 class UNet : public flame::Module {
  public:
-  explicit UNet(const flame::Scope& scope);
+  // How wide an attention head is cannot be told from the weights' shapes; SDXL's are 64.
+  explicit UNet(const flame::Scope& scope, int64_t head_width = 64);
   static UNet from_safetensors(const std::filesystem::path& path, flame::Device device = flame::Device::cpu(),
                                flame::DType dtype = flame::DType::f32);
 
@@ -26,6 +27,9 @@ class UNet : public flame::Module {
                  const Tensor& time_ids) const {
     return (*this)(x, t, context, pooled, time_ids);
   }
+
+  // The LoRA that its layers have now, as ComfyUI and others load it. Defined in eri/lora.
+  void save_lora(const std::filesystem::path& path) const;
 
   int64_t in_channels() const { return in_channels_; }
   int64_t context_width() const { return context_width_; }
@@ -50,7 +54,7 @@ class UNet : public flame::Module {
   Tensor run(const Block& block, Tensor h, const Condition& condition) const;
 
   flame::DType dtype_;
-  int64_t in_channels_, context_width_, size_multiple_ = 1;
+  int64_t in_channels_, context_width_, head_width_, size_multiple_ = 1;
   Sinusoids time_waves_, id_waves_;
   EmbeddingMlp time_embed_, label_embed_;
   std::vector<Block> input_blocks_, middle_blocks_, output_blocks_;

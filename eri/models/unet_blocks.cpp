@@ -11,7 +11,6 @@ namespace {
 using namespace flame;
 
 constexpr float kResEps = 1e-5f, kTransformerEps = 1e-6f;
-constexpr int64_t kHeadWidth = 64;  // SDXL's; the weights' shapes do not tell
 
 // In float like PyTorch's: with a t of 1000 the last bit of a frequency is visible in the wave.
 Tensor wave_frequencies(int64_t count, Device device) {
@@ -57,14 +56,14 @@ Tensor ResBlock::operator()(const Tensor& x, const Condition& condition) const {
   return (skip_ ? (*skip_)(x) : x) + h;
 }
 
-TransformerBlock::TransformerBlock(const Scope& scope, int64_t width, int64_t context_width)
+TransformerBlock::TransformerBlock(const Scope& scope, int64_t width, int64_t context_width, int64_t head_width)
     : norm1_(scope / "norm1", 1e-5f, width),
       norm2_(scope / "norm2", 1e-5f, width),
       norm3_(scope / "norm3", 1e-5f, width),
       self_(scope / "attn1", {"to_q", "to_k", "to_v", "to_out.0"},
-            {.width = width, .heads = width / kHeadWidth, .bias = Bias::none}),
+            {.width = width, .heads = width / head_width, .bias = Bias::none}),
       cross_(scope / "attn2", {"to_q", "to_k", "to_v", "to_out.0"},
-             {.width = width, .heads = width / kHeadWidth, .context = context_width, .bias = Bias::none}),
+             {.width = width, .heads = width / head_width, .context = context_width, .bias = Bias::none}),
       feed_forward_(scope / "ff", width) {}
 
 Tensor TransformerBlock::operator()(Tensor x, const Tensor& context) const {
@@ -73,13 +72,13 @@ Tensor TransformerBlock::operator()(Tensor x, const Tensor& context) const {
   return x + feed_forward_(norm3_(x));
 }
 
-SpatialTransformer::SpatialTransformer(const Scope& scope, int64_t channels, int64_t context_width)
+SpatialTransformer::SpatialTransformer(const Scope& scope, int64_t channels, int64_t context_width, int64_t head_width)
     : norm_(scope / "norm", kTransformerEps, channels),
       proj_in_(scope / "proj_in", {.in = channels, .out = channels}),
       proj_out_(scope / "proj_out", {.in = channels, .out = channels}) {
   const Scope blocks = scope / "transformer_blocks";
   const int depth = blocks.count();
-  for (int i = 0; i < depth; ++i) blocks_.emplace_back(blocks / i, channels, context_width);
+  for (int i = 0; i < depth; ++i) blocks_.emplace_back(blocks / i, channels, context_width, head_width);
 }
 
 Tensor SpatialTransformer::operator()(const Tensor& x, const Condition& condition) const {

@@ -58,7 +58,7 @@ class ResBlock {
 // Self-attention, attention to the text and a gated feed-forward layer, each added to what came in.
 class TransformerBlock {
  public:
-  TransformerBlock(const flame::Scope& scope, int64_t width, int64_t context_width);
+  TransformerBlock(const flame::Scope& scope, int64_t width, int64_t context_width, int64_t head_width);
   Tensor operator()(Tensor x, const Tensor& context) const;
 
  private:
@@ -69,7 +69,7 @@ class TransformerBlock {
 
 class SpatialTransformer {
  public:
-  SpatialTransformer(const flame::Scope& scope, int64_t channels, int64_t context_width);
+  SpatialTransformer(const flame::Scope& scope, int64_t channels, int64_t context_width, int64_t head_width);
   Tensor operator()(const Tensor& x, const Condition& condition) const;
 
  private:
