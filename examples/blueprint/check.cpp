@@ -15,8 +15,8 @@ namespace {
 using flame::Image;
 
 constexpr float blueprint_blue[3] = {24, 58, 150};
-constexpr float nearby = 0.16f;        // as the RMS over the channels of a distance where white is 1
-constexpr double style_share = 0.35;   // the training pictures have 0.71
+constexpr float nearby = 0.16f;       // as the RMS over the channels of a distance where white is 1
+constexpr double style_share = 0.35;  // the training pictures have 0.71
 constexpr double chance_share = 0.05;
 
 std::vector<Image> read_folder(const std::filesystem::path& folder) {

@@ -18,13 +18,13 @@ rm -rf demo
 mkdir demo
 
 say "1. How well does the base model know the blueprint style? Its error on the 24 pictures:"
-"$bin/eri" evaluate --model "$model" --train_data_dir "$pictures"
+"$bin/eri" evaluate --model "$model" --train_data_dir "$pictures" --resolution 128
 
 say "2. It learns: a LoRA of rank 8, 300 steps."
 "$bin/eri" train "$pictures/blueprint.toml" --output_dir demo --output_name lora
 
 say "3. The same error with the LoRA:"
-"$bin/eri" evaluate --model "$model" --train_data_dir "$pictures" --lora demo/lora.safetensors
+"$bin/eri" evaluate --model "$model" --train_data_dir "$pictures" --resolution 128 --lora demo/lora.safetensors
 
 say "4. It draws 12 things that are not among the 24, from the same noise without and with the LoRA."
 draw --output demo/before

@@ -19,8 +19,8 @@ int main() {
 
   // A network with 32 hidden units learns the sine. Its parameters lie in one buffer, so that a step is one pass.
   const Tensor x = Tensor::arange(200) * 0.05f - 5.0f, target = sin(x).reshape({200, 1}), input = x.reshape({200, 1});
-  const ParameterPack pack({{"up", Tensor::randn({32, 1})}, {"bias", Tensor::randn({32})},
-                            {"down", Tensor::randn({1, 32}) * 0.2f}});
+  const ParameterPack pack(
+      {{"up", Tensor::randn({32, 1})}, {"bias", Tensor::randn({32})}, {"down", Tensor::randn({1, 32}) * 0.2f}});
   AdamW adamw(pack, {.weight_decay = 0});
   GradientMap gradients;
   pack.bind(gradients);
