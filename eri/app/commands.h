@@ -1,0 +1,29 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+// Each subcommand adds itself to the program; what it does runs when the command line has been read.
+namespace eri {
+
+void add_train(CLI::App& app);
+void add_sample(CLI::App& app);
+void add_evaluate(CLI::App& app);
+void add_verify(CLI::App& app);
+void add_init_lora(CLI::App& app);
+void add_synth(CLI::App& app);
+
+// `--device` and `--threads`, the same in every command that computes.
+struct Machine {
+  std::string device = "auto";
+  int threads = 0;
+  void add_to(CLI::App& command);
+  void apply() const;
+};
+
+// `--model FILE`, also under kohya's name.
+CLI::Option* add_model(CLI::App& command, std::string& model);
+
+}  // namespace eri

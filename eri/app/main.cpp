@@ -1,0 +1,84 @@
+#include <unistd.h>
+
+#include <cstdlib>
+#include <iostream>
+
+#include "eri/app/commands.h"
+#include "flame/core/error.h"
+#include "flame/device/device.h"
+
+namespace eri {
+namespace {
+
+constexpr const char* about = R"(EriDiffusion: train a LoRA for Stable Diffusion XL from a folder of pictures.
+
+  eri train config.toml                    train; every key of the file is also a flag
+  eri train --model sdxl.safetensors --train_data_dir cats --output_name cats
+  eri sample --model sdxl.safetensors --lora output/cats.safetensors --prompt "a cat" --output cat.png
+)";
+
+// Threads that spin while they wait cost another program on the same cores, and ours, ten times over. OpenMP reads
+// this before main, so the program starts once more with it set.
+void wait_passively(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
+  ::setenv("OMP_WAIT_POLICY", "passive", 1);
+  ::execv("/proc/self/exe", argv);
+}
+
+// `-` and `_` are the same in flags: --max-train-steps is --max_train_steps.
+std::vector<std::string> arguments(int argc, char** argv) {
+  std::vector<std::string> result;
+  for (int i = argc - 1; i > 0; --i) {  // CLI11 takes them from the back
+    std::string argument = argv[i];
+    if (argument.starts_with("--")) {
+      const size_t end = std::min(argument.find('='), argument.size());
+      std::replace(argument.begin() + 2, argument.begin() + static_cast<std::ptrdiff_t>(end), '-', '_');
+    }
+    result.push_back(std::move(argument));
+  }
+  return result;
+}
+
+}  // namespace
+
+void Machine::add_to(CLI::App& command) {
+  command.add_option("--device", device, "auto, cpu or cuda:0")->capture_default_str()->group("Machine");
+  command.add_option("--threads", threads, "CPU threads; 0: all cores")->capture_default_str()->group("Machine");
+}
+
+void Machine::apply() const {
+  flame::Device::parse(device);
+  if (threads > 0) flame::set_threads(threads);
+}
+
+CLI::Option* add_model(CLI::App& command, std::string& model) {
+  return command.add_option("--model,--pretrained_model_name_or_path", model, "SDXL checkpoint, a .safetensors file")
+      ->type_name("FILE")
+      ->required();
+}
+
+}  // namespace eri
+
+int main(int argc, char** argv) {
+  eri::wait_passively(argv);
+  CLI::App app(eri::about, "eri");
+  app.require_subcommand(0, 1);
+  app.get_formatter()->column_width(44);
+  eri::add_train(app);
+  eri::add_sample(app);
+  eri::add_evaluate(app);
+  eri::add_verify(app);
+  eri::add_init_lora(app);
+  eri::add_synth(app);
+  try {
+    if (const std::string complaint = flame::cpu_complaint(); !complaint.empty()) flame::fail(complaint);
+    app.parse(eri::arguments(argc, argv));
+    if (app.get_subcommands().empty()) std::cout << app.help();
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  } catch (const std::exception& error) {
+    std::cerr << "eri: " << error.what() << std::endl;
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,31 @@
+#include <iostream>
+
+#include "eri/app/commands.h"
+#include "eri/models/synthetic.h"
+
+namespace eri {
+
+void add_synth(CLI::App& app) {
+  struct Arguments {
+    std::string geometry, output, dtype = "f32";
+    uint64_t seed = 0;
+  };
+  auto* command = app.add_subcommand("synth", "Write a synthetic checkpoint: any size, weights from a formula");
+  auto arguments = std::make_shared<Arguments>();
+  command->add_option("geometry", arguments->geometry, "a geometry file (JSON), or sdxl for the real sizes")
+      ->type_name("GEOMETRY")
+      ->required();
+  command->add_option("seed", arguments->seed, "seed of the formula")->type_name("SEED")->required();
+  command->add_option("output", arguments->output, "the checkpoint to write")->type_name("OUT.safetensors")->required();
+  command->add_option("--dtype", arguments->dtype, "f32 or f16")
+      ->check(CLI::IsMember({"f32", "f16"}))
+      ->capture_default_str();
+  command->callback([arguments] {
+    const Geometry geometry = arguments->geometry == "sdxl" ? Geometry() : Geometry::load(arguments->geometry);
+    write_synthetic_checkpoint(arguments->output, geometry, arguments->seed,
+                               arguments->dtype == "f16" ? flame::DType::f16 : flame::DType::f32);
+    std::cout << "wrote " << arguments->output << std::endl;
+  });
+}
+
+}  // namespace eri

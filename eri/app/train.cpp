@@ -1,0 +1,57 @@
+#include <csignal>
+#include <iostream>
+
+#include "eri/app/commands.h"
+#include "eri/train/config.h"
+#include "eri/train/trainer.h"
+
+namespace eri {
+namespace {
+
+std::atomic<bool> stop = false;
+
+// The first Ctrl-C asks the run to save and end; a second one ends it at once.
+void on_signal(int signal) {
+  stop = true;
+  std::signal(signal, SIG_DFL);
+}
+
+struct Arguments {
+  std::string file;
+  std::vector<std::pair<const ConfigKey*, std::string>> flags;
+};
+
+TrainConfig read(const Arguments& arguments) {
+  TrainConfig config;
+  if (!arguments.file.empty()) read_toml(arguments.file, config);
+  for (const auto& [key, value] : arguments.flags) set_value(config, *key, value);
+  return config;
+}
+
+void run(const Arguments& arguments) {
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  Trainer trainer(read(arguments));
+  trainer.run(stop);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto* command = app.add_subcommand("train", "Train a LoRA on a folder of pictures with captions");
+  auto arguments = std::make_shared<Arguments>();
+  command->add_option("config", arguments->file, "TOML file with any of the keys below; flags win over it")
+      ->type_name("CONFIG.toml");
+  const TrainConfig defaults;
+  for (const ConfigKey& key : config_keys()) {
+    const std::string flags = std::string("--") + key.name + (find_key("model") == &key ? ",--model" : "");
+    auto* option = command->add_option_function<std::string>(
+        flags, [arguments, &key](const std::string& value) { arguments->flags.emplace_back(&key, value); }, key.help);
+    option->group(key.group)->type_name(type_name(key));
+    option->default_str(value_of(defaults, key))->run_callback_for_default(false);
+    if (std::holds_alternative<bool TrainConfig::*>(key.member)) option->expected(0, 1)->default_str("true");
+  }
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace eri

@@ -1,0 +1,42 @@
+#include "eri/lora/sdxl_lora.h"
+
+#include <cmath>
+
+#include "eri/lora/lora.h"
+#include "flame/ops/pointwise.h"
+
+namespace eri {
+namespace {
+
+void append(LoraTargets& targets, const LoraTargets& more) { targets.insert(targets.end(), more.begin(), more.end()); }
+
+}  // namespace
+
+LoraTargets sdxl_lora_targets(const UNet& unet, const CLIPTextEncoder& clip_l, const CLIPTextEncoder& clip_g) {
+  LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::conv);
+  append(targets, lora_targets(clip_l, LoraPart::clip_l));
+  append(targets, lora_targets(clip_g, LoraPart::clip_g));
+  return targets;
+}
+
+LoraTargets sdxl_lora_targets(const std::filesystem::path& checkpoint, bool text_encoders, LoraPreset preset) {
+  const flame::Device cpu = flame::Device::cpu();
+  constexpr auto stored = flame::DType::f16;
+  LoraTargets targets = lora_targets(UNet::from_safetensors(checkpoint, cpu, stored), LoraPart::unet, preset);
+  if (!text_encoders) return targets;
+  for (auto [encoder, part] : {std::pair{TextPart::clip_l, LoraPart::clip_l}, {TextPart::clip_g, LoraPart::clip_g}})
+    append(targets, lora_targets(CLIPTextEncoder::from_safetensors(checkpoint, encoder, cpu, stored), part));
+  return targets;
+}
+
+LoRA random_lora(const LoraTargets& targets, const LoraOptions& options) {
+  LoRA::Modules modules = new_lora(targets, options).modules();
+  flame::Generator generator(options.seed + 1);
+  for (auto& [name, module] : modules) {
+    const float bound = 1 / std::sqrt(static_cast<float>(module.rank()));
+    module.up = flame::Tensor::rand(module.up.shape(), generator) * (2 * bound) - bound;
+  }
+  return LoRA(std::move(modules));
+}
+
+}  // namespace eri

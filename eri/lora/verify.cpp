@@ -1,0 +1,80 @@
+#include "eri/lora/verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "eri/lora/lora.h"
+#include "eri/lora/metadata.h"
+
+namespace eri {
+namespace {
+
+using flame::SafetensorsFile;
+using flame::Tensor;
+using flame::text;
+
+bool finite(const Tensor& tensor) {
+  const Tensor values = tensor.to(flame::DType::f32);
+  const float* begin = values.data<float>();
+  return std::all_of(begin, begin + values.numel(), [](float v) { return std::isfinite(v); });
+}
+
+bool zero(const Tensor& tensor) {
+  const float* begin = tensor.data<float>();
+  return std::all_of(begin, begin + tensor.numel(), [](float v) { return v == 0; });
+}
+
+void check_tensors(const SafetensorsFile& file, std::vector<std::string>& complaints) {
+  for (const auto& [name, entry] : file.entries()) {
+    if (entry.dtype != flame::DType::f16) complaints.push_back(text(name, " is ", entry.dtype, ", expected f16"));
+    if (name.ends_with(kLoraAlpha) && entry.shape.rank() != 0)
+      complaints.push_back(text(name, " has shape ", entry.shape, ", expected a scalar"));
+    if (flame::is_floating(entry.dtype) && !finite(file.tensor(name)))
+      complaints.push_back(text(name, " has values that are not finite"));
+  }
+}
+
+// Hashes and layout are right if the file is what we would write of the same tensors and metadata.
+void check_container(const SafetensorsFile& file, const LoRA& lora, std::vector<std::string>& complaints) {
+  const flame::Metadata& metadata = file.metadata();
+  std::map<std::string, Tensor> tensors;
+  for (const auto& [name, entry] : file.entries()) tensors[name] = file.tensor(name);
+  const flame::Metadata expected = lora_metadata(lora, tensors, "", metadata);
+  for (const char* key : {"ss_base_model_version", "modelspec.architecture", "ss_network_module", "ss_network_dim",
+                          "ss_network_alpha", "ss_output_name", "sshs_model_hash", "sshs_legacy_hash"}) {
+    const auto found = metadata.find(key);
+    if (found == metadata.end())
+      complaints.push_back(text("the metadata lacks ", key));
+    else if (found->second != expected.at(key))
+      complaints.push_back(text(key, " is ", found->second, ", expected ", expected.at(key)));
+  }
+  const std::string header = flame::safetensors_header(tensors, metadata);
+  if (std::memcmp(file.data() - header.size(), header.data(), header.size()) != 0)
+    complaints.push_back("the header is not in the canonical layout, so that other programs compute other hashes");
+}
+
+}  // namespace
+
+LoraReport verify_lora(const std::filesystem::path& path, const LoraTargets& targets) {
+  const SafetensorsFile file(path);
+  const LoRA lora = LoRA::from_safetensors(path);
+  LoraReport report{lora.warnings(), lora.modules().size(), 0, lora.rank()};
+  check_tensors(file, report.complaints);
+  check_container(file, lora, report.complaints);
+  for (const auto& [name, module] : lora.modules()) {
+    const auto target = std::find_if(targets.begin(), targets.end(), [&](auto& t) { return t.name == name; });
+    if (target == targets.end()) {
+      report.complaints.push_back(text(name, " names no layer of the model"));
+    } else if (module.down.dim(-1) != target->in() || module.up.dim(0) != target->out()) {
+      report.complaints.push_back(text(name, " takes ", module.down.dim(-1), " to ", module.up.dim(0),
+                                       ", the layer takes ", target->in(), " to ", target->out()));
+    }
+    report.without_effect += zero(module.up);
+  }
+  if (report.without_effect == report.modules)
+    report.complaints.push_back("no module has any effect: all `up` are zero");
+  return report;
+}
+
+}  // namespace eri

@@ -1,0 +1,247 @@
+#include "eri/train/config.h"
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "flame/core/closest.h"
+#include "flame/core/error.h"
+#include "flame/optim/learning_rate.h"
+
+namespace eri {
+namespace {
+
+using flame::fail;
+using flame::text;
+
+constexpr const char *model_group = "Model and pictures", *network_group = "LoRA", *training_group = "Training",
+                     *output_group = "Output", *machine_group = "Machine";
+
+constexpr ConfigKey keys[] = {
+    {"pretrained_model_name_or_path", &TrainConfig::pretrained_model_name_or_path, model_group,
+     "the SDXL checkpoint to train on, a .safetensors file; --model for short"},
+    {"train_data_dir", &TrainConfig::train_data_dir, model_group,
+     "folder of pictures (JPEG, PNG, WebP), each with its caption in a text file of the same name"},
+    {"caption_extension", &TrainConfig::caption_extension, model_group, "ending of the caption files"},
+    {"resolution", &TrainConfig::resolution, model_group,
+     "size that pictures are resized and cropped to: 1024, or width,height"},
+    {"network_dim", &TrainConfig::network_dim, network_group, "rank of the LoRA"},
+    {"network_alpha", &TrainConfig::network_alpha, network_group, "its strength is network_alpha / network_dim"},
+    {"learning_rate", &TrainConfig::learning_rate, training_group, "step size of the optimiser"},
+    {"lr_scheduler", &TrainConfig::lr_scheduler, training_group, "constant, constant_with_warmup, linear or cosine"},
+    {"lr_warmup_steps", &TrainConfig::lr_warmup_steps, training_group, "steps in which the learning rate rises from 0"},
+    {"max_train_steps", &TrainConfig::max_train_steps, training_group, "steps of the whole run"},
+    {"train_batch_size", &TrainConfig::train_batch_size, training_group, "pictures at a time"},
+    {"gradient_accumulation_steps", &TrainConfig::gradient_accumulation_steps, training_group,
+     "batches whose gradients make one step"},
+    {"max_grad_norm", &TrainConfig::max_grad_norm, training_group, "longer gradients are scaled down to it; 0: never"},
+    {"min_snr_gamma", &TrainConfig::min_snr_gamma, training_group, "min-SNR loss weighting, usually 5; 0: none"},
+    {"optimizer_type", &TrainConfig::optimizer_type, training_group, "AdamW"},
+    {"weight_decay", &TrainConfig::weight_decay, training_group, "decoupled weight decay"},
+    {"seed", &TrainConfig::seed, training_group, "everything random follows from it"},
+    {"output_dir", &TrainConfig::output_dir, output_group, "folder for the LoRA, made if it does not exist"},
+    {"output_name", &TrainConfig::output_name, output_group, "name of the LoRA file, without .safetensors"},
+    {"save_every_n_steps", &TrainConfig::save_every_n_steps, output_group, "save on the way; 0: only at the end"},
+    {"save_state", &TrainConfig::save_state, output_group, "save beside each LoRA what --resume needs"},
+    {"resume", &TrainConfig::resume, output_group, "go on from a saved ...-state folder, bit for bit"},
+    {"device", &TrainConfig::device, machine_group, "auto, cpu or cuda:0"},
+    {"threads", &TrainConfig::threads, machine_group, "CPU threads; 0: all cores"},
+    {"deterministic", &TrainConfig::deterministic, machine_group,
+     "the same bits every time; on the CPU this costs nothing and is always so"},
+};
+
+template <class... F>
+struct Overload : F... {
+  using F::operator()...;
+};
+
+template <class Number>
+Number parse_number(const ConfigKey& key, std::string_view value, const char* expected) {
+  Number number{};
+  auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size())
+    fail(key.name, ": expected ", expected, ", got '", value, "'");
+  return number;
+}
+
+Resolution parse_resolution(const ConfigKey& key, std::string_view value) {
+  const char* expected = "one size or width,height, such as 1024 or 1024,768";
+  const size_t comma = value.find(',');
+  const auto width = parse_number<int64_t>(key, value.substr(0, comma), expected);
+  if (comma == value.npos) return {width, width};
+  value.remove_prefix(comma + 1);
+  while (value.starts_with(' ')) value.remove_prefix(1);
+  return {width, parse_number<int64_t>(key, value, expected)};
+}
+
+bool parse_bool(const ConfigKey& key, std::string_view value) {
+  if (value == "true" || value == "1" || value == "yes" || value == "on") return true;
+  if (value == "false" || value == "0" || value == "no" || value == "off") return false;
+  fail(key.name, ": expected true or false, got '", value, "'");
+}
+
+std::string shortest(double value) {
+  char digits[32];
+  return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
+}
+
+// What a TOML value is called in a message.
+std::string kind_of(const toml::node& node) {
+  std::ostringstream out;
+  out << node.type();
+  return out.str();
+}
+
+void read_value(const toml::node& node, const ConfigKey& key, TrainConfig& config) {
+  std::visit(Overload{
+                 [&](std::string TrainConfig::*member) {
+                   if (!node.is_string()) fail(key.name, ": expected a string, got ", kind_of(node));
+                   config.*member = **node.as_string();
+                 },
+                 [&](int64_t TrainConfig::*member) {
+                   if (!node.is_integer()) fail(key.name, ": expected an integer, got ", kind_of(node));
+                   config.*member = **node.as_integer();
+                 },
+                 [&](double TrainConfig::*member) {
+                   if (!node.is_number()) fail(key.name, ": expected a number, got ", kind_of(node));
+                   config.*member = *node.value<double>();
+                 },
+                 [&](bool TrainConfig::*member) {
+                   if (!node.is_boolean()) fail(key.name, ": expected true or false, got ", kind_of(node));
+                   config.*member = **node.as_boolean();
+                 },
+                 [&](Resolution TrainConfig::*) {
+                   if (node.is_integer()) return set_value(config, key, text(**node.as_integer()));
+                   if (node.is_string()) return set_value(config, key, **node.as_string());
+                   fail(key.name, ": expected 1024 or \"1024,768\", got ", kind_of(node));
+                 },
+             },
+             key.member);
+}
+
+void read_table(const toml::table& table, const std::filesystem::path& file, TrainConfig& config) {
+  for (auto&& [name, node] : table) {
+    if (node.is_table()) {
+      read_table(*node.as_table(), file, config);
+      continue;
+    }
+    const auto where = text(file.string(), ", line ", node.source().begin.line, ": ");
+    const ConfigKey* key = find_key(name.str());
+    if (!key) {
+      std::vector<std::string> names;
+      for (const ConfigKey& known : keys) names.emplace_back(known.name);
+      fail(where, "there is no key '", name.str(), "'; did you mean '", flame::closest(name.str(), names), "'?");
+    }
+    try {
+      read_value(node, *key, config);
+    } catch (const flame::Error& error) {
+      fail(where, error.what());
+    }
+  }
+}
+
+}  // namespace
+
+std::span<const ConfigKey> config_keys() { return keys; }
+
+const ConfigKey* find_key(std::string_view name) {
+  std::string wanted(name);
+  std::replace(wanted.begin(), wanted.end(), '-', '_');
+  if (wanted == "model") wanted = "pretrained_model_name_or_path";
+  const auto* found = std::find_if(std::begin(keys), std::end(keys), [&](auto& key) { return wanted == key.name; });
+  return found == std::end(keys) ? nullptr : found;
+}
+
+void read_toml(const std::filesystem::path& file, TrainConfig& config) {
+  if (!std::filesystem::exists(file)) fail(file.string(), ": there is no such config file");
+  toml::table table;
+  try {
+    table = toml::parse_file(file.string());
+  } catch (const toml::parse_error& error) {
+    fail(file.string(), ", line ", error.source().begin.line, ": ", error.description());
+  }
+  read_table(table, file, config);
+}
+
+void set_value(TrainConfig& config, const ConfigKey& key, std::string_view value) {
+  std::visit(
+      Overload{
+          [&](std::string TrainConfig::*member) { config.*member = value; },
+          [&](int64_t TrainConfig::*member) { config.*member = parse_number<int64_t>(key, value, "an integer"); },
+          [&](double TrainConfig::*member) { config.*member = parse_number<double>(key, value, "a number"); },
+          [&](bool TrainConfig::*member) { config.*member = parse_bool(key, value); },
+          [&](Resolution TrainConfig::*member) { config.*member = parse_resolution(key, value); },
+      },
+      key.member);
+}
+
+std::string value_of(const TrainConfig& config, const ConfigKey& key) {
+  return std::visit(Overload{
+                        [&](std::string TrainConfig::*member) { return config.*member; },
+                        [&](int64_t TrainConfig::*member) { return std::to_string(config.*member); },
+                        [&](double TrainConfig::*member) { return shortest(config.*member); },
+                        [&](bool TrainConfig::*member) { return std::string(config.*member ? "true" : "false"); },
+                        [&](Resolution TrainConfig::*member) {
+                          const auto& [width, height] = config.*member;
+                          return width == height ? text(width) : text(width, ",", height);
+                        },
+                    },
+                    key.member);
+}
+
+const char* type_name(const ConfigKey& key) {
+  constexpr const char* names[] = {"TEXT", "INT", "NUMBER", "BOOL", "SIZE"};
+  return names[key.member.index()];
+}
+
+void validate(const TrainConfig& config) {
+  std::string complaints;
+  const auto check = [&](bool ok, const auto&... parts) {
+    if (!ok) complaints += text("\n  ", parts...);
+  };
+  const auto positive = [&](const char* name, auto value) {
+    check(value > 0, name, ": expected above 0, got ", value);
+  };
+  const auto not_negative = [&](const char* name, double value) {
+    check(value >= 0 && std::isfinite(value), name, ": expected 0 or more, got ", value);
+  };
+  check(!config.pretrained_model_name_or_path.empty(),
+        "pretrained_model_name_or_path: missing; give an SDXL checkpoint, for instance --model sdxl.safetensors");
+  check(!config.train_data_dir.empty(), "train_data_dir: missing; give the folder with your pictures and captions");
+  check(!config.output_name.empty() && config.output_name.find('/') == std::string::npos,
+        "output_name: expected a file name without a folder, got '", config.output_name, "'");
+  check(!config.output_dir.empty(), "output_dir: missing");
+  for (int64_t side : {config.resolution.width, config.resolution.height}) {
+    check(side >= 64 && side % 8 == 0 && side <= 8192, "resolution: expected multiples of 8 from 64 to 8192, got ",
+          side);
+  }
+  check(config.network_dim >= 1 && config.network_dim <= 4096, "network_dim: expected 1 to 4096, got ",
+        config.network_dim);
+  check(config.network_alpha > 0 && std::isfinite(config.network_alpha), "network_alpha: expected above 0, got ",
+        config.network_alpha);
+  positive("learning_rate", config.learning_rate);
+  check(std::isfinite(config.learning_rate), "learning_rate: expected a finite number");
+  positive("max_train_steps", config.max_train_steps);
+  check(config.max_train_steps <= std::numeric_limits<uint32_t>::max(), "max_train_steps: too many");
+  positive("train_batch_size", config.train_batch_size);
+  positive("gradient_accumulation_steps", config.gradient_accumulation_steps);
+  not_negative("lr_warmup_steps", static_cast<double>(config.lr_warmup_steps));
+  not_negative("max_grad_norm", config.max_grad_norm);
+  not_negative("min_snr_gamma", config.min_snr_gamma);
+  not_negative("weight_decay", config.weight_decay);
+  not_negative("save_every_n_steps", static_cast<double>(config.save_every_n_steps));
+  not_negative("threads", static_cast<double>(config.threads));
+  not_negative("seed", static_cast<double>(config.seed));
+  check(config.optimizer_type == "AdamW", "optimizer_type: expected AdamW, got '", config.optimizer_type, "'");
+  try {
+    flame::LearningRateSchedule::parse(config.lr_scheduler);
+  } catch (const flame::Error& error) {
+    check(false, "lr_scheduler: ", error.what());
+  }
+  if (!complaints.empty()) fail("the configuration cannot be used:", complaints);
+}
+
+}  // namespace eri

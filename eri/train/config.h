@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace eri {
+
+struct Resolution {
+  int64_t width = 1024, height = 1024;
+};
+
+// What a training run is told, under kohya's names. A relative path is relative to the working directory.
+struct TrainConfig {
+  std::string pretrained_model_name_or_path;
+  std::string train_data_dir;
+  std::string caption_extension = ".txt";
+  Resolution resolution;
+  std::string output_dir = "output";
+  std::string output_name = "lora";
+  int64_t network_dim = 16;
+  double network_alpha = 16;
+  double learning_rate = 1e-4;
+  std::string lr_scheduler = "constant";
+  int64_t lr_warmup_steps = 0;
+  int64_t max_train_steps = 1600;
+  int64_t train_batch_size = 1;
+  int64_t gradient_accumulation_steps = 1;
+  double max_grad_norm = 1;
+  double min_snr_gamma = 0;
+  std::string optimizer_type = "AdamW";
+  double weight_decay = 0.01;
+  int64_t seed = 42;
+  int64_t save_every_n_steps = 0;
+  bool save_state = true;
+  std::string resume;
+  std::string device = "auto";
+  int64_t threads = 0;
+  bool deterministic = true;
+};
+
+// One key: what TOML, the command line, the help and a saved run know about it.
+struct ConfigKey {
+  using Member = std::variant<std::string TrainConfig::*, int64_t TrainConfig::*, double TrainConfig::*,
+                              bool TrainConfig::*, Resolution TrainConfig::*>;
+  const char* name;
+  Member member;
+  const char* group;
+  const char* help;
+};
+std::span<const ConfigKey> config_keys();
+
+// Reads the keys of a TOML file into `config`; keys may stand in sections, whose names do not matter. Throws naming the
+// file, the line and the key; for an unknown key also the closest one.
+void read_toml(const std::filesystem::path& file, TrainConfig& config);
+
+// Sets one key from a command-line value.
+void set_value(TrainConfig& config, const ConfigKey& key, std::string_view value);
+std::string value_of(const TrainConfig& config, const ConfigKey& key);  // as set_value takes it
+const char* type_name(const ConfigKey& key);                            // for the help: "INT", "TEXT", ...
+const ConfigKey* find_key(std::string_view name);                       // null if there is none; '-' counts as '_'
+
+// Throws naming every key whose value cannot be, all at once.
+void validate(const TrainConfig& config);
+
+}  // namespace eri

@@ -1,0 +1,87 @@
+#include <optional>
+
+#include "eri/diffusion/noise_schedule.h"
+#include "eri/lora/sdxl_lora.h"
+#include "eri/models/autoencoder_kl.h"
+#include "eri/models/checkpoint.h"
+#include "eri/models/text_conditioning.h"
+#include "eri/models/unet.h"
+#include "eri/train/family.h"
+#include "flame/ops/loss.h"
+
+namespace eri {
+namespace {
+
+using flame::Shape;
+
+class Sdxl : public Family {
+ public:
+  Sdxl(const Checkpoint& checkpoint, flame::Device device)
+      : prediction_(checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
+        schedule_(checkpoint.zero_terminal_snr()),
+        unet_(UNet::from_safetensors(checkpoint.path(), device)),
+        vae_(VAE::from_safetensors(checkpoint.path(), device)),
+        text_(TextEncoders::from_safetensors(checkpoint.path(), device)) {}
+
+  Conditioning encode_text(const std::vector<std::string>& captions,
+                           const std::vector<SizeConditioning>& sizes) const override {
+    const TextConditioning text = text_->encode(captions);
+    std::vector<float> ids;
+    for (const SizeConditioning& size : sizes) {
+      for (int64_t id : {size.original_height, size.original_width, size.crop_top, size.crop_left, size.target_height,
+                         size.target_width})
+        ids.push_back(static_cast<float>(id));
+    }
+    return {text.context, text.pooled,
+            Tensor::from(ids, {static_cast<int64_t>(sizes.size()), 6}, text.context.device())};
+  }
+
+  Tensor encode_pictures(const Tensor& pixels, const Tensor& noise) const override {
+    return vae_->encode(pixels, noise);
+  }
+
+  Shape latent_shape(int64_t batch, int64_t height, int64_t width) const override {
+    const int64_t multiple = vae_->size_multiple();
+    return {batch, vae_->latent_channels(), height / multiple, width / multiple};
+  }
+
+  void release_encoders() override {
+    vae_.reset();
+    text_.reset();
+  }
+
+  size_t tokens_cut(const std::string& caption) const override {
+    return ClipTokenizer::frame(text_->tokenizer.encode(caption), ClipTokenizer::kPadL).cut;
+  }
+
+  LoraTargets trained_targets() const override { return lora_targets(unet_, LoraPart::unet); }
+
+  LoraTargets all_targets() const override { return sdxl_lora_targets(unet_, text_->clip_l, text_->clip_g); }
+
+  Tensor loss(const Tensor& latents, const Tensor& noise, const Tensor& timesteps, const Conditioning& condition,
+              double min_snr_gamma) const override {
+    const Tensor noisy = schedule_.add_noise(latents, noise, timesteps);
+    const Tensor guess = unet_(noisy, timesteps, condition.context, condition.pooled, condition.time_ids);
+    const Tensor target = schedule_.target(prediction_, latents, noise, timesteps);
+    if (min_snr_gamma == 0) return flame::mse_loss(guess, target);
+    const auto weights = min_snr_weights(schedule_, min_snr_gamma, prediction_);
+    return flame::weighted_mse_loss(guess, target, at_timesteps(weights, timesteps));
+  }
+
+  int64_t timesteps() const override { return NoiseSchedule::steps; }
+
+ private:
+  Prediction prediction_;
+  NoiseSchedule schedule_;
+  UNet unet_;
+  std::optional<VAE> vae_;
+  std::optional<TextEncoders> text_;
+};
+
+}  // namespace
+
+std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device) {
+  return std::make_unique<Sdxl>(Checkpoint(checkpoint), device);
+}
+
+}  // namespace eri

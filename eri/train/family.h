@@ -1,0 +1,49 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "eri/data/image_dataset.h"
+#include "eri/lora/targets.h"
+#include "flame/core/tensor.h"
+
+namespace eri {
+
+// What a prediction is conditioned on, one row a sample.
+struct Conditioning {
+  flame::Tensor context;   // [N, tokens, width]
+  flame::Tensor pooled;    // [N, width]
+  flame::Tensor time_ids;  // [N, 6] f32
+};
+
+// All that the trainer knows of a model. A new kind of model is one more of these.
+class Family {
+ public:
+  virtual ~Family() = default;
+
+  // Both are only called before training; release_encoders() then frees what they need.
+  virtual Conditioning encode_text(const std::vector<std::string>& captions,
+                                   const std::vector<SizeConditioning>& sizes) const = 0;
+  virtual flame::Tensor encode_pictures(const flame::Tensor& pixels, const flame::Tensor& noise) const = 0;
+  virtual flame::Shape latent_shape(int64_t batch, int64_t height, int64_t width) const = 0;
+  virtual void release_encoders() = 0;
+
+  // How much of `caption` its text encoders cut off, in tokens.
+  virtual size_t tokens_cut(const std::string& caption) const = 0;
+
+  // The layers that training gives a LoRA, and all that a LoRA file may change.
+  virtual LoraTargets trained_targets() const = 0;
+  virtual LoraTargets all_targets() const = 0;
+
+  // Loss of one batch, f32 []: noise [N, ...] is added at timesteps [N] (i64), `min_snr_gamma` 0 means no weighting.
+  virtual flame::Tensor loss(const flame::Tensor& latents, const flame::Tensor& noise, const flame::Tensor& timesteps,
+                             const Conditioning& condition, double min_snr_gamma) const = 0;
+  virtual int64_t timesteps() const = 0;  // they are drawn from [0, timesteps())
+};
+
+// Stable Diffusion XL from a single-file checkpoint.
+std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device);
+
+}  // namespace eri

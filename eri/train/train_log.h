@@ -1,0 +1,38 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+namespace eri {
+
+struct StepResult {
+  int64_t step;      // counts from 1
+  double loss;       // mean over the step's pictures
+  double grad_norm;  // before clipping
+  double learning_rate;
+  bool skipped;  // the gradient was not finite, so nothing moved
+};
+
+// What a run shows: one JSON object a step in a file (and on standard output where that is no terminal), and a line
+// for people on standard error with loss, speed and time left.
+class TrainLog {
+ public:
+  TrainLog(const std::filesystem::path& file, int64_t first_step, int64_t total_steps);
+  void step(const StepResult& result);
+  void say(const std::string& message);  // a line of its own, for people
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void show_progress(const StepResult& result, bool last);
+
+  std::ofstream file_;
+  int64_t first_step_, total_steps_;
+  Clock::time_point start_, shown_;
+  double smoothed_loss_ = 0;
+  bool to_stdout_, terminal_, line_open_ = false;
+};
+
+}  // namespace eri

@@ -1,0 +1,192 @@
+#include "eri/train/trainer.h"
+
+#include <chrono>
+#include <limits>
+#include <set>
+
+#include "flame/core/error.h"
+
+namespace eri {
+namespace {
+
+namespace fs = std::filesystem;
+using flame::fail;
+using flame::Tensor;
+using flame::text;
+
+double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
+TrainConfig checked(const TrainConfig& config) {
+  validate(config);
+  if (config.threads > 0) flame::set_threads(static_cast<int>(config.threads));
+  return config;
+}
+
+// Fails now, not after an hour of training.
+void check_output(const TrainConfig& config) {
+  std::error_code error;
+  fs::create_directories(config.output_dir, error);
+  if (error) fail("output_dir: cannot make the folder ", config.output_dir, ": ", error.message());
+  flame::write_file_atomically(fs::path(config.output_dir) / (config.output_name + ".writable"), "");
+  fs::remove(fs::path(config.output_dir) / (config.output_name + ".writable"));
+}
+
+std::vector<int64_t> repeats(const ImageDataset& dataset) {
+  std::vector<int64_t> result;
+  for (const Sample& sample : dataset.samples()) result.push_back(sample.repeats);
+  return result;
+}
+
+std::string step_name(int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "-step%08lld", static_cast<long long>(step));
+  return name;
+}
+
+}  // namespace
+
+Trainer::Trainer(const TrainConfig& config)
+    : config_(checked(config)), generator_(static_cast<uint64_t>(config.seed)), started_at_(now()) {
+  const flame::Device device = flame::Device::parse(config_.device);
+  check_output(config_);
+
+  // 1. Everything that can be wrong with the pictures is found before the model is loaded.
+  dataset_ = scan_folder(config_.train_data_dir, {.width = config_.resolution.width,
+                                                  .height = config_.resolution.height,
+                                                  .caption_extension = config_.caption_extension});
+  order_ = BatchOrder(repeats(dataset_), config_.train_batch_size, generator_.seed());
+  // 2. The frozen model; pictures and captions go through its encoders once.
+  family_ = load_sdxl(config_.pretrained_model_name_or_path, device);
+  cache_ = std::make_unique<CachedDataset>(dataset_, *family_, generator_.seed());
+  family_->release_encoders();
+
+  // 3. What is trained.
+  const LoraTargets targets = family_->trained_targets();
+  lora_ = LoraNetwork(
+      targets,
+      new_lora(targets, {.dim = config_.network_dim, .alpha = config_.network_alpha, .seed = generator_.seed()}));
+  optimizer_ =
+      std::make_unique<flame::AdamW>(lora_.parameters(), flame::AdamW::Options{.weight_decay = config_.weight_decay});
+  schedule_ = {.kind = flame::LearningRateSchedule::parse(config_.lr_scheduler),
+               .warmup_steps = config_.lr_warmup_steps,
+               .total_steps = config_.max_train_steps};
+  if (!config_.resume.empty()) resume(config_.resume);
+}
+
+StepResult Trainer::step() {
+  const int64_t step = steps_done_ + 1, batches = config_.gradient_accumulation_steps;
+  const flame::ParameterPack& pack = optimizer_->pack();
+  flame::GradientMap gradients;
+  pack.zero_grad();
+  pack.bind(gradients);
+
+  double loss = 0;
+  for (int64_t i = 0; i < batches; ++i) {
+    const auto [latents, condition] = cache_->batch(order_.batch((step - 1) * batches + i));
+    const int64_t first = i * config_.train_batch_size;  // the same noise however the step is split into batches
+    generator_.set_step(static_cast<uint32_t>(step));
+    const Tensor noise = Tensor::randn(latents.shape(), generator_, latents.device(), first);
+    const Tensor timesteps =
+        Tensor::randint(0, family_->timesteps(), {latents.dim(0)}, generator_, latents.device(), first);
+    flame::Tape tape;
+    const Tensor batch_loss = family_->loss(latents, noise, timesteps, condition, config_.min_snr_gamma);
+    tape.backward(batch_loss, Tensor::full({}, 1.0 / static_cast<double>(batches)), gradients);
+    loss += batch_loss.item() / static_cast<double>(batches);
+  }
+
+  const double rate = config_.learning_rate * schedule_.factor(steps_done_);
+  const auto [norm, skipped] = optimizer_->step(
+      rate, config_.max_grad_norm > 0 ? config_.max_grad_norm : std::numeric_limits<double>::infinity());
+  steps_done_ = step;
+  return {step, loss, norm, rate, skipped};
+}
+
+void Trainer::run(const std::atomic<bool>& stop) {
+  const std::string log_name = config_.output_name + "-log" + (steps_done_ ? step_name(steps_done_) : "") + ".jsonl";
+  TrainLog log(fs::path(config_.output_dir) / log_name, steps_done_ + 1, config_.max_train_steps);
+  for (const std::string& notice : dataset_.notices()) log.say(notice);
+  log.say(text(dataset_.size(), " pictures, ", lora_.lora().modules().size(), " modules of rank ", config_.network_dim,
+               ", ", lora_.parameters().numel(), " trainable parameters"));
+  while (steps_done_ < config_.max_train_steps && !stop) {
+    log.step(step());
+    const bool on_the_way = config_.save_every_n_steps && steps_done_ % config_.save_every_n_steps == 0;
+    if (on_the_way && steps_done_ < config_.max_train_steps) save(config_.output_name + step_name(steps_done_), log);
+  }
+  if (steps_done_ == config_.max_train_steps) return save(config_.output_name, log);
+  const std::string name = config_.output_name + step_name(steps_done_);
+  save(name, log);
+  log.say(text("stopped after step ", steps_done_, "; go on with --resume ",
+               (fs::path(config_.output_dir) / (name + "-state")).string()));
+}
+
+void Trainer::save(const std::string& name, TrainLog& log) const {
+  const fs::path file = fs::path(config_.output_dir) / (name + ".safetensors");
+  save_lora(file);
+  if (config_.save_state) save_state(fs::path(config_.output_dir) / (name + "-state"));
+  log.say(text("saved ", file.string(), config_.save_state ? " and its state" : ""));
+}
+
+void Trainer::save_lora(const fs::path& file) const {
+  const std::vector<std::pair<const char*, const char*>> keys = {
+      {"ss_learning_rate", "learning_rate"},     {"ss_lr_scheduler", "lr_scheduler"},
+      {"ss_lr_warmup_steps", "lr_warmup_steps"}, {"ss_max_train_steps", "max_train_steps"},
+      {"ss_max_grad_norm", "max_grad_norm"},     {"ss_seed", "seed"}};
+  flame::Metadata about;
+  for (const auto& [name, key] : keys) about[name] = value_of(config_, *find_key(key));
+  lora_.lora().save(file, about);
+}
+
+void Trainer::save_state(const fs::path& folder) const {
+  RunState state{steps_done_, config_, dataset_.fingerprint(), {}};
+  for (const auto& parameter : lora_.parameters().parameters())
+    state.tensors["parameter." + parameter.name] = parameter.value;
+  for (const auto& [name, tensor] : optimizer_->save()) state.tensors["optimizer." + name] = tensor;
+  eri::save_state(folder, state);
+}
+
+void Trainer::resume(const fs::path& folder) {
+  const RunState state = load_state(folder);
+  // What decides the numbers must be as it was, or going on would be another run.
+  for (const ConfigKey& key : config_keys()) {
+    static const std::set<std::string_view> free = {"pretrained_model_name_or_path",
+                                                    "train_data_dir",
+                                                    "output_dir",
+                                                    "output_name",
+                                                    "save_every_n_steps",
+                                                    "save_state",
+                                                    "resume",
+                                                    "device",
+                                                    "threads",
+                                                    "deterministic",
+                                                    "max_train_steps"};
+    const std::string before = value_of(state.config, key), now = value_of(config_, key);
+    if (before != now && !free.contains(key.name))
+      fail("resume: ", folder.string(), " was trained with ", key.name, " = ", before, ", now it is ", now,
+           "; use the same value, or start a new run");
+  }
+  if (state.dataset != dataset_.fingerprint())
+    fail("resume: the pictures or captions in ", config_.train_data_dir, " are not those that ", folder.string(),
+         " was trained on");
+  if (state.step > config_.max_train_steps)
+    fail("resume: ", folder.string(), " is at step ", state.step,
+         ", beyond max_train_steps = ", config_.max_train_steps);
+
+  std::map<std::string, Tensor> optimizer;
+  size_t restored = 0;
+  for (const auto& [name, tensor] : state.tensors) {
+    if (name.starts_with("optimizer.")) {
+      optimizer[name.substr(10)] = tensor;
+    } else if (name.starts_with("parameter.") && lora_.parameters().contains(name.substr(10))) {
+      lora_.parameters()[name.substr(10)].value.copy_from(tensor);
+      ++restored;
+    } else {
+      fail("resume: ", folder.string(), " has the unknown tensor ", name);
+    }
+  }
+  if (restored != lora_.parameters().parameters().size())
+    fail("resume: ", folder.string(), " has ", restored, " of ", lora_.parameters().parameters().size(), " parameters");
+  optimizer_->load(optimizer);
+  steps_done_ = state.step;
+}
+
+}  // namespace eri

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "eri/data/epoch_order.h"
+#include "eri/lora/lora.h"
+#include "eri/train/cached_dataset.h"
+#include "eri/train/config.h"
+#include "eri/train/run_state.h"
+#include "eri/train/train_log.h"
+#include "flame/optim/adamw.h"
+#include "flame/optim/learning_rate.h"
+
+namespace eri {
+
+// One training run: a LoRA for a frozen model.
+class Trainer {
+ public:
+  // Checks the configuration and all pictures, loads the model, encodes pictures and captions, makes the LoRA and, with
+  // config.resume, takes up where that run was. Throws before anything is trained if something is wrong.
+  explicit Trainer(const TrainConfig& config);
+
+  // Trains to max_train_steps, saving on the way and at the end. When `stop` becomes true it saves and returns early.
+  void run(const std::atomic<bool>& stop);
+
+  StepResult step();  // one optimiser step
+  int64_t steps_done() const { return steps_done_; }
+  const flame::ParameterPack& parameters() const { return optimizer_->pack(); }
+  const Family& family() const { return *family_; }
+
+  void save_lora(const std::filesystem::path& file) const;
+  void save_state(const std::filesystem::path& folder) const;  // what `resume` takes
+
+ private:
+  void resume(const std::filesystem::path& folder);
+  void save(const std::string& name, TrainLog& log) const;  // both, as output_dir/name...
+
+  TrainConfig config_;
+  std::unique_ptr<Family> family_;
+  ImageDataset dataset_;
+  BatchOrder order_;
+  std::unique_ptr<CachedDataset> cache_;
+  flame::Generator generator_;
+  LoraNetwork lora_;
+  std::unique_ptr<flame::AdamW> optimizer_;
+  flame::LearningRateSchedule schedule_;
+  int64_t steps_done_ = 0;
+  double started_at_;  // seconds since 1970
+};
+
+}  // namespace eri
