@@ -1,0 +1,67 @@
+#include "case.h"
+
+#include <fstream>
+
+#include "flame/io/safetensors.h"
+
+namespace eri::parity {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Keys stay in the file's order: of the tolerances the first match counts.
+nlohmann::ordered_json read_json(const fs::path& path) {
+  std::ifstream file(path);
+  if (!file) flame::fail("cannot open ", path.string());
+  return nlohmann::ordered_json::parse(file);
+}
+
+std::vector<Tolerance> read_tolerances(const nlohmann::ordered_json& json) {
+  std::vector<Tolerance> result;
+  for (const auto& [pattern, limit] : json.items()) result.push_back({pattern, limit});
+  return result;
+}
+
+}  // namespace
+
+const Tensor& Case::input(const std::string& tensor) const {
+  const auto found = inputs.find(tensor);
+  if (found == inputs.end()) flame::fail("there is no input ", tensor);
+  return found->second;
+}
+
+Case load_case(const fs::path& folder, const fs::path& geometries) {
+  const auto json = read_json(folder / "case.json");
+  Case result;
+  result.folder = folder;
+  result.kind = json.at("kind");
+  result.params = json.at("params");
+  if (const auto& name = json.at("geometry"); !name.is_null()) {
+    const fs::path where = geometries.empty() ? folder / ".." / ".." / "geometries" : geometries;
+    result.geometry = Geometry::load(where / (name.get<std::string>() + ".json"));
+    result.seed = json.at("seed");
+  }
+  result.tolerances = read_tolerances(json.at("tolerances"));
+  result.tolerances.push_back({"*", json.at("tolerance")});
+  result.groups = read_tolerances(json.at("groups"));
+  if (const fs::path inputs = folder / "inputs.safetensors"; fs::exists(inputs)) result.inputs = read_tensors(inputs);
+  return result;
+}
+
+Tensors read_tensors(const fs::path& path) {
+  const flame::SafetensorsFile file(path);
+  Tensors tensors;
+  for (const auto& [name, entry] : file.entries()) tensors[name] = file.tensor(name).clone();
+  return tensors;
+}
+
+bool matches(std::string_view pattern, std::string_view name) {
+  if (pattern.empty()) return name.empty();
+  if (pattern[0] != '*') return !name.empty() && name[0] == pattern[0] && matches(pattern.substr(1), name.substr(1));
+  for (size_t skipped = 0; skipped <= name.size(); ++skipped) {
+    if (matches(pattern.substr(1), name.substr(skipped))) return true;
+  }
+  return false;
+}
+
+}  // namespace eri::parity

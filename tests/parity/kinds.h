@@ -1,0 +1,26 @@
+#pragma once
+
+#include "case.h"
+
+namespace eri::parity {
+
+struct Results {
+  Tensors actual, expected;
+  std::vector<std::string> skipped;  // what there is no code for yet, and need not be
+};
+
+// Each computes what a case of its kind expects. Throws what the code under test throws.
+Tensors text(const Case& c);
+Tensors text_lora(const Case& c);
+Tensors vae_encode(const Case& c);
+Tensors vae_decode(const Case& c);
+Tensors unet(const Case& c);
+Tensors unet_lora(const Case& c);
+Tensors schedule(const Case& c);
+Tensors train(const Case& c);
+Tensors optimizer(const Case& c);
+Tensors sampler(const Case& c);
+
+Results tokenize(const Case& c);  // what is expected depends on which of several right answers is given
+
+}  // namespace eri::parity

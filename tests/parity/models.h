@@ -1,0 +1,22 @@
+#pragma once
+
+#include "case.h"
+#include "eri/lora/lora.h"
+#include "eri/models/autoencoder_kl.h"
+#include "eri/models/clip_text.h"
+#include "eri/models/unet.h"
+
+namespace eri::parity {
+
+// The models of a case: its geometry's synthetic checkpoint, of which only the part asked for is made.
+UNet make_unet(const Case& c);
+VAE make_vae(const Case& c);
+CLIPTextEncoder make_clip_l(const Case& c);
+CLIPTextEncoder make_clip_g(const Case& c);
+
+LoRA read_lora(const Case& c);
+
+// Adds the gradients of a pack's parameters to `results`, as "grad." and the name in a LoRA file.
+void add_gradients(Tensors& results, const flame::ParameterPack& pack);
+
+}  // namespace eri::parity

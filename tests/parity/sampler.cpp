@@ -1,0 +1,45 @@
+#include "eri/diffusion/samplers.h"
+#include "flame/ops/layout.h"
+#include "flame/ops/pointwise.h"
+#include "kinds.h"
+#include "models.h"
+
+namespace eri::parity {
+
+Tensors sampler(const Case& c) {
+  const std::string name = c.params.at("sampler"), scheduler = c.params.at("scheduler");
+  if (name != "euler" || scheduler != "normal") flame::fail("the sampler ", name, "-", scheduler, " is not built yet");
+  const UNet unet = make_unet(c);
+  const Prediction prediction = c.params.at("prediction") == "v" ? Prediction::v : Prediction::epsilon;
+  const Denoiser denoiser(NoiseSchedule(c.params.at("ztsnr").get<bool>()), prediction);
+  const float cfg = c.params.at("cfg");
+  const std::vector<double> sigmas = normal_schedule(denoiser, c.params.at("steps"));
+
+  std::vector<int32_t> timesteps;
+  const auto estimate = [&](const Tensor& x, double sigma) {
+    const int64_t timestep = denoiser.timestep(sigma);
+    timesteps.push_back(static_cast<int32_t>(timestep));
+    const auto denoised = [&](const char* context, const char* pooled) {
+      const Tensor out = unet(denoiser.scaled_input(x, sigma), Tensor::full({x.dim(0)}, timestep, flame::DType::i32),
+                              c.input(context), c.input(pooled), c.input("time_ids"));
+      return denoiser.denoised(x, out, sigma);
+    };
+    const Tensor negative = denoised("negative_context", "negative_pooled");
+    return negative + (denoised("context", "pooled") - negative) * cfg;
+  };
+
+  const Tensor start = denoiser.start(c.input("noise"), sigmas.front());
+  std::vector<Tensor> xs, estimates;
+  sample_euler(start, sigmas, estimate, [&](int, const Tensor& x, const Tensor& denoised) {
+    xs.push_back(x);
+    estimates.push_back(denoised);
+  });
+  const int64_t steps = static_cast<int64_t>(xs.size());
+  return {{"sigmas", Tensor::from(std::vector<float>(sigmas.begin(), sigmas.end()), {steps + 1})},
+          {"timesteps", Tensor::from(timesteps, {steps})},
+          {"x_start", start},
+          {"x", flame::stack(xs, 0)},
+          {"denoised", flame::stack(estimates, 0)}};
+}
+
+}  // namespace eri::parity

@@ -1,0 +1,37 @@
+#include "flame/autograd/tape.h"
+#include "flame/ops/pointwise.h"
+#include "kinds.h"
+#include "models.h"
+
+namespace eri::parity {
+
+Tensors text(const Case& c) {
+  Tensors results;
+  results["hidden_l"] = make_clip_l(c).encode(c.input("ids_l"), false).hidden;
+  const TextEncoding g = make_clip_g(c).encode(c.input("ids_g"));
+  results["hidden_g"] = g.hidden;
+  results["pooled"] = g.pooled;
+  return results;
+}
+
+Tensors text_lora(const Case& c) {
+  const CLIPTextEncoder clip_l = make_clip_l(c), clip_g = make_clip_g(c);
+  LoraTargets targets = lora_targets(clip_l, LoraPart::clip_l);
+  for (const LoraTarget& target : lora_targets(clip_g, LoraPart::clip_g)) targets.push_back(target);
+  const LoraNetwork network(targets, read_lora(c));
+
+  flame::Tape tape;
+  const Tensor hidden_l = clip_l.encode(c.input("ids_l"), false).hidden;
+  const auto [hidden_g, pooled] = clip_g.encode(c.input("ids_g"));
+  const Tensor sum = (hidden_l * c.input("grad_hidden_l")).sum() + (hidden_g * c.input("grad_hidden_g")).sum() +
+                     (pooled * c.input("grad_pooled")).sum();
+  flame::GradientMap gradients;
+  network.parameters().bind(gradients);
+  tape.backward(sum, gradients);
+
+  Tensors results = {{"hidden_l", hidden_l}, {"hidden_g", hidden_g}, {"pooled", pooled}};
+  add_gradients(results, network.parameters());
+  return results;
+}
+
+}  // namespace eri::parity

@@ -1,0 +1,46 @@
+#include <fstream>
+
+#include "eri/data/clip_tokenizer.h"
+#include "flame/core/error.h"
+#include "kinds.h"
+
+namespace eri::parity {
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+Tensor tensor(const Ids& ids) { return Tensor::from(ids, {static_cast<int64_t>(ids.size())}); }
+
+Tensor framed(const Ids& ids, int32_t pad) {
+  const auto frame = ClipTokenizer::frame(ids, pad).ids;
+  return tensor(Ids(frame.begin(), frame.end()));
+}
+
+}  // namespace
+
+Results tokenize(const Case& c) {
+  std::ifstream file(c.folder / "texts.json");
+  if (!file) flame::fail("there is no texts.json");
+  const ClipTokenizer tokenizer;
+  Results results;
+  size_t index = 0;
+  for (const auto& entry : nlohmann::json::parse(file)) {
+    const std::string name = flame::text("texts.", index++, ".");
+    const Ids ids = tokenizer.encode(entry.at("text").get<std::string>());
+    results.actual[name + "ids"] = tensor(ids);
+    results.actual[name + "clip_l"] = framed(ids, ClipTokenizer::kPadL);
+    results.actual[name + "clip_g"] = framed(ids, ClipTokenizer::kPadG);
+    results.expected[name + "ids"] = tensor(entry.at("ids").get<Ids>());
+    results.expected[name + "clip_l"] = tensor(entry.at("clip_l").get<Ids>());
+    results.expected[name + "clip_g"] = tensor(entry.at("clip_g").get<Ids>());
+    for (const auto& other : entry.value("also_accepted", nlohmann::json::array())) {
+      if (other.get<Ids>() == ids)
+        for (const char* what : {"ids", "clip_l", "clip_g"})
+          results.expected[name + what] = results.actual[name + what];
+    }
+    if (entry.contains("t5")) results.skipped.push_back(name + "t5");
+  }
+  return results;
+}
+
+}  // namespace eri::parity

@@ -1,0 +1,28 @@
+#include "flame/autograd/tape.h"
+#include "kinds.h"
+#include "models.h"
+
+namespace eri::parity {
+
+Tensors unet(const Case& c) {
+  return {
+      {"out", make_unet(c)(c.input("x"), c.input("t"), c.input("context"), c.input("pooled"), c.input("time_ids"))}};
+}
+
+Tensors unet_lora(const Case& c) {
+  const UNet unet = make_unet(c);
+  const LoraNetwork network(lora_targets(unet, LoraPart::unet, LoraPreset::conv), read_lora(c));
+  const Tensor context = c.input("context").requires_grad(), pooled = c.input("pooled").requires_grad();
+
+  flame::Tape tape;
+  const Tensor out = unet(c.input("x"), c.input("t"), context, pooled, c.input("time_ids"));
+  flame::GradientMap gradients;
+  network.parameters().bind(gradients);
+  tape.backward(out, c.input("grad_out"), gradients);
+
+  Tensors results = {{"out", out}, {"grad.context", gradients[context]}, {"grad.pooled", gradients[pooled]}};
+  add_gradients(results, network.parameters());
+  return results;
+}
+
+}  // namespace eri::parity
