@@ -50,13 +50,13 @@ Shape Shape::inserted(int index, int64_t extent) const {
   return result;
 }
 
-Shape broadcast(const Shape& a, const Shape& b) {
+Shape broadcast(const Shape& a, const Shape& b, Op op) {
   Shape result = a.rank() >= b.rank() ? a : b;
   const int rank = result.rank();
   for (int i = 0; i < rank; ++i) {
     const int64_t m = i < rank - a.rank() ? 1 : a[i - (rank - a.rank())];
     const int64_t n = i < rank - b.rank() ? 1 : b[i - (rank - b.rank())];
-    require(m == n || m == 1 || n == 1, "broadcast", "shapes ", a, " and ", b, " do not fit together");
+    require(m == n || m == 1 || n == 1, op, "shapes ", a, " and ", b, " do not fit together");
     result = result.with(i, m == 1 ? n : m);
   }
   return result;

@@ -6,6 +6,8 @@
 #include <iosfwd>
 #include <span>
 
+#include "flame/core/error.h"
+
 namespace flame {
 
 // Up to six extents, outermost first. A scalar has rank 0.
@@ -36,8 +38,8 @@ class Shape {
   int rank_ = 0;
 };
 
-// The shape of the result of a pointwise op under NumPy's broadcasting rules; throws where they do not fit.
-Shape broadcast(const Shape& a, const Shape& b);
+// The shape of the result of `op` under NumPy's broadcasting rules; throws where they do not fit.
+Shape broadcast(const Shape& a, const Shape& b, Op op = "broadcast");
 
 std::ostream& operator<<(std::ostream& out, const Shape& shape);
 

@@ -10,6 +10,7 @@ namespace flame {
 namespace {
 
 void require_gain_and_bias(Op op, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  require(is_floating(x.dtype()), op, "expected a floating tensor, got ", x.dtype());
   require_same(op, x, weight);
   require_same(op, x, bias);
   const Shape channels = {x.dim(-1)};
@@ -99,6 +100,7 @@ Tensor group_norm_silu(const Tensor& x, int groups, const Tensor& weight, const 
 
 Tensor geglu(const Tensor& x) {
   require(x.defined() && x.rank() >= 1 && x.dim(-1) % 2 == 0, "geglu", "expected [..., 2C], got ", x.shape());
+  require(is_floating(x.dtype()), "geglu", "expected a floating tensor, got ", x.dtype());
   const Tensor y = Tensor::empty(x.shape().with(-1, x.dim(-1) / 2), x.dtype(), x.device());
   on<cpu::geglu, cuda::geglu>(x.device(), x, y);
   return record("geglu", y, {x}, [dx_to = wants(x), x = keep(x, x)](const Tensor& dy, GradientMap& gradients) {

@@ -20,6 +20,13 @@ struct AddScalar {
   FLAME_SCALAR float forward(float x) const { return x + s; }
   FLAME_SCALAR float backward(float, float dy) const { return dy; }
 };
+struct SubScalar {
+  static constexpr const char* name = "sub";
+  static constexpr Reads reads = Reads::nothing;
+  float s;
+  FLAME_SCALAR float forward(float x) const { return x - s; }
+  FLAME_SCALAR float backward(float, float dy) const { return dy; }
+};
 struct ScalarMinus {
   static constexpr const char* name = "sub";
   static constexpr Reads reads = Reads::nothing;
@@ -241,6 +248,11 @@ struct Sum {
 
 // --- applying them ---
 
+void require_floating(Op op, const Tensor& x) {
+  require(x.defined(), op, "expected a tensor, got none");
+  require(is_floating(x.dtype()), op, "expected a floating dtype, got ", x.dtype());
+}
+
 template <class F>
 void map(const F& f, const Tensor& x, const Tensor& y) {
   visit(x.dtype(), [&]<class T>() { on<cpu::map<T, F>, cuda::map<T, F>>(x.device(), f, x, y); });
@@ -253,7 +265,7 @@ void zip(const F& f, const Tensor& a, const Tensor& b, const Tensor& out) {
 
 template <class Rule>
 Tensor pointwise(const Tensor& x, Rule rule = {}) {
-  require(x.defined(), Rule::name, "expected a tensor, got none");
+  require_floating(Rule::name, x);
   const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   map(Forward<Rule>{rule}, x, y);
   const Tensor read = Rule::reads == Reads::nothing ? Tensor() : keep(Rule::reads == Reads::input ? x : y, x);
@@ -275,7 +287,8 @@ Tensor gradient(const F& f, const Tensor& a, const Tensor& b, const Tensor& dy, 
 template <class Rule>
 Tensor pointwise2(const Tensor& a, const Tensor& b) {
   require_same(Rule::name, a, b);
-  const Tensor y = Tensor::empty(broadcast(a.shape(), b.shape()), a.dtype(), a.device());
+  require_floating(Rule::name, a);
+  const Tensor y = Tensor::empty(broadcast(a.shape(), b.shape(), Rule::name), a.dtype(), a.device());
   zip(Forward<Rule>{}, a, b, y);
   if constexpr (requires { Rule::b_sign; }) {
     return record(Rule::name, y, {a, b},
@@ -300,7 +313,7 @@ Tensor pointwise2(const Tensor& a, const Tensor& b) {
 template <class F>
 Tensor compare(const Tensor& a, const Tensor& b) {
   require_same(F::name, a, b);
-  const Tensor y = Tensor::empty(broadcast(a.shape(), b.shape()), DType::boolean, a.device());
+  const Tensor y = Tensor::empty(broadcast(a.shape(), b.shape(), F::name), DType::boolean, a.device());
   visit_all(a.dtype(), [&]<class T>() { on<cpu::zip<T, bool, F>, cuda::zip<T, bool, F>>(a.device(), F{}, a, b, y); });
   return y;
 }
@@ -312,7 +325,7 @@ Tensor operator-(const Tensor& a, const Tensor& b) { return pointwise2<Sub>(a, b
 Tensor operator*(const Tensor& a, const Tensor& b) { return pointwise2<Mul>(a, b); }
 Tensor operator/(const Tensor& a, const Tensor& b) { return pointwise2<Div>(a, b); }
 Tensor operator+(const Tensor& a, float b) { return pointwise(a, AddScalar{b}); }
-Tensor operator-(const Tensor& a, float b) { return pointwise(a, AddScalar{-b}); }
+Tensor operator-(const Tensor& a, float b) { return pointwise(a, SubScalar{b}); }
 Tensor operator*(const Tensor& a, float b) { return pointwise(a, MulScalar{b}); }
 Tensor operator/(const Tensor& a, float b) { return pointwise(a, DivScalar{b}); }
 Tensor operator+(float a, const Tensor& b) { return pointwise(b, AddScalar{a}); }
@@ -353,7 +366,7 @@ Tensor not_equal(const Tensor& a, const Tensor& b) { return compare<NotEqual>(a,
 namespace {
 
 Tensor select(const Tensor& condition, const Tensor& a, const Tensor& b) {
-  const Shape shape = broadcast(condition.shape(), broadcast(a.shape(), b.shape()));
+  const Shape shape = broadcast(condition.shape(), broadcast(a.shape(), b.shape(), "where"), "where");
   const Tensor y = Tensor::empty(shape, a.dtype(), a.device());
   visit(a.dtype(), [&]<class T>() {
     on<cpu::zip3<bool, T, Select>, cuda::zip3<bool, T, Select>>(a.device(), Select{}, condition, a, b, y);
@@ -365,6 +378,7 @@ Tensor select(const Tensor& condition, const Tensor& a, const Tensor& b) {
 
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   require_same("where", a, b);
+  require_floating("where", a);
   require(condition.dtype() == DType::boolean, "where", "expected a bool condition, got ", condition.dtype());
   return record("where", select(condition, a, b), {a, b},
                 [da_to = wants(a), db_to = wants(b), condition = keep(condition, a, b), a_shape = a.shape(),

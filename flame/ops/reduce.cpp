@@ -109,10 +109,11 @@ Tensor Tensor::sum() const { return flame::sum(*this); }
 Tensor Tensor::mean() const { return flame::mean(*this); }
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
+  require(x.defined() && is_floating(x.dtype()), "sum_to", "expected a floating tensor, got ", x.dtype());
   if (x.shape() == shape) return x.detach();
   const int extra = x.rank() - shape.rank();
-  require(extra >= 0 && broadcast(shape, x.shape()) == x.shape(), "sum_to", "shape ", shape, " was not broadcast to ",
-          x.shape());
+  require(extra >= 0 && broadcast(shape, x.shape(), "sum_to") == x.shape(), "sum_to", "shape ", shape,
+          " was not broadcast to ", x.shape());
   Axes summed = {};
   for (int i = 0; i < x.rank(); ++i) summed[i] = i < extra || (shape[i - extra] == 1 && x.shape()[i] != 1);
   return reduced(x, summed, shape, 1);
