@@ -113,7 +113,7 @@ Image decode_image(std::string_view bytes, const std::string& file) {
   if (bytes.empty()) fail(file, ": the file is empty; replace or remove it");
   const Format* format = format_of(bytes);
   if (!format) fail(file, ": not a picture: expected a JPEG, PNG or WebP file; replace or remove it");
-  if (!format->decode) fail(file, ": a ", format->name, " picture: convert it to PNG, JPEG or WebP");
+  if (!format->decode) fail(file, ": ", format->name, " is not read: convert the picture to PNG, JPEG or WebP");
   Raster raster = format->decode(bytes, file);
   std::vector<uint8_t> rgb = raster.channels == 4 ? over_white(raster.pixels) : std::move(raster.pixels);
   return upright(Image(raster.width, raster.height, std::move(rgb)), raster.orientation);

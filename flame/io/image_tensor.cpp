@@ -18,7 +18,7 @@ Tensor to_tensor(std::span<const Image> images) {
     const uint8_t* rgb = image.rgb().data();
     parallel_for(plane, 1 << 16, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        for (int64_t c = 0; c < 3; ++c) out[c * plane + i] = rgb[3 * i + c] / 127.5f - 1;
+        for (int64_t c = 0; c < 3; ++c) out[c * plane + i] = (rgb[3 * i + c] - 127.5f) / 127.5f;
       }
     });
     out += 3 * plane;

@@ -75,12 +75,12 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
 
   bool key(string_t& key) override {
     if (at_ == At::names) {
-      if (!names_.insert(key).second) fail(file_, ": the header names tensor ", shown(key), " twice");
+      if (!names_.insert(key).second) fail(file_, ": the header names ", shown(key), " twice");
       name_ = std::move(key);
       if (name_ != "__metadata__") entries[name_];
       return true;
     }
-    if (at_ == At::metadata && metadata.contains(key)) fail(file_, ": the metadata name ", shown(key), " twice");
+    if (at_ == At::metadata && metadata.contains(key)) fail(file_, ": the metadata names ", shown(key), " twice");
     if (at_ == At::entry) check_field(key);
     key_ = std::move(key);
     return true;
