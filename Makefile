@@ -14,7 +14,7 @@ test:
 	ctest --preset release --parallel $$(nproc)
 
 demo: build
-	examples/blueprint/demo.sh
+	examples/demo/demo.sh
 
 sanitize:
 	tools/install_packages.sh build

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Teaches a small model a style from the 24 pictures of this folder, and shows that it has learned it. `make demo` runs this.
+# Teaches a small model a style from 24 pictures, and shows that it has learned it. `make demo` runs this.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -11,7 +11,8 @@ started=$SECONDS
 say() { printf '\n%s\n\n' "$*"; }
 
 draw() {
-  "$bin/eri" sample --model "$model" --from_file "$pictures/prompts.txt" --seed 1 --steps 20 --cfg 4 --width 128 --height 128 "$@"
+  "$bin/eri" sample --model "$model" --from_file examples/demo/prompts.txt --seed 1 \
+    --steps 20 --cfg 4 --width 128 --height 128 "$@"
 }
 
 rm -rf demo
@@ -20,8 +21,8 @@ mkdir demo
 say "1. How well does the base model know the blueprint style? Its error on the 24 pictures:"
 "$bin/eri" evaluate --model "$model" --train_data_dir "$pictures" --resolution 128
 
-say "2. It learns: a LoRA of rank 8, 300 steps."
-"$bin/eri" train "$pictures/blueprint.toml" --output_dir demo --output_name lora
+say "2. It learns: a LoRA of rank 8, 300 steps. Each step's loss is in demo/lora-log.jsonl."
+"$bin/eri" train "$pictures/blueprint.toml" --output_dir demo --output_name lora >/dev/null
 
 say "3. The same error with the LoRA:"
 "$bin/eri" evaluate --model "$model" --train_data_dir "$pictures" --resolution 128 --lora demo/lora.safetensors
