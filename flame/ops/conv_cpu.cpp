@@ -4,6 +4,7 @@
 #include "flame/ops/conv.h"
 #include "flame/ops/conv_kernels.h"
 #include "flame/ops/onednn.h"
+#include "flame/ops/winograd_cpu.h"
 
 namespace flame {
 namespace cpu {
@@ -83,63 +84,84 @@ Plan& plan_for(const Convolution& conv, Pass pass, bool has_bias) {
   return found->second;
 }
 
-// The blocked copies of frozen weights, attached to the buffer they were made from.
-struct BlockedCopies {
+enum class Form : int { blocked, winograd, winograd_gradient };
+
+// Copies of frozen weights in other forms, attached to the buffer that they were made from.
+struct Copies {
   struct Copy {
     const std::byte* source;
-    memory::desc layout;
-    std::shared_ptr<Buffer> data;
+    Form form;
+    memory::desc layout;  // of a blocked copy
+    Tensor data;
   };
-  std::vector<Copy> copies;
+  std::vector<Copy> all;
 };
 
-std::shared_ptr<Buffer> make_blocked(const Tensor& weight, Plan& plan) {
-  std::shared_ptr<Buffer> copy = allocate(plan.blocked.get_size(), Device::cpu());
-  plan.reorder({as_f32(weight).raw(), copy->data()});
-  return copy;
-}
-
-std::shared_ptr<Buffer> blocked(const Tensor& weight, Plan& plan) {
-  if (!weight.frozen()) return make_blocked(weight, plan);
+template <class Make>
+Tensor copy_of(const Tensor& weight, Form form, const memory::desc& layout, const Make& make) {
+  if (!weight.frozen()) return make();
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   std::shared_ptr<void>& attachment = weight.buffer()->attachment();
-  if (!attachment) attachment = std::make_shared<BlockedCopies>();
-  auto& copies = static_cast<BlockedCopies*>(attachment.get())->copies;
+  if (!attachment) attachment = std::make_shared<Copies>();
+  auto& copies = static_cast<Copies*>(attachment.get())->all;
   for (const auto& copy : copies)
-    if (copy.source == weight.raw() && copy.layout == plan.blocked) return copy.data;
+    if (copy.source == weight.raw() && copy.form == form && copy.layout == layout) return copy.data;
   const PurposeScope purpose(Purpose::weights);
-  copies.push_back({weight.raw(), plan.blocked, make_blocked(weight, plan)});
+  copies.push_back({weight.raw(), form, layout, make()});
   return copies.back().data;
+}
+
+Tensor blocked_tensor(const Plan& plan) {
+  return Tensor::empty({static_cast<int64_t>(plan.blocked.get_size() / sizeof(float))});
+}
+
+Tensor blocked(const Tensor& weight, Plan& plan) {
+  return copy_of(weight, Form::blocked, plan.blocked, [&] {
+    const Tensor copy = blocked_tensor(plan);
+    plan.reorder({as_f32(weight).raw(), copy.raw()});
+    return copy;
+  });
+}
+
+bool use_winograd(const Convolution& conv, const Tensor& weight) { return weight.frozen() && winograd::pays(conv); }
+
+Tensor transformed(const Tensor& weight, bool gradient) {
+  return copy_of(weight, gradient ? Form::winograd_gradient : Form::winograd, {},
+                 [&] { return winograd::transform(as_f32(weight), gradient); });
 }
 
 }  // namespace
 
 void conv2d(const Convolution& conv, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
-  Plan& plan = plan_for(conv, Pass::forward, bias.defined());
-  const auto weights = blocked(weight, plan);
   const Tensor from = as_f32(x), offset = as_f32(bias);
   write_as_f32(y, [&](const Tensor& to) {
+    if (use_winograd(conv, weight))
+      return winograd::convolve(from, transformed(weight, false), offset, conv.padding, to);
+    Plan& plan = plan_for(conv, Pass::forward, bias.defined());
+    const Tensor weights = blocked(weight, plan);
     if (bias.defined())
-      plan.run({from.raw(), weights->data(), to.raw(), offset.raw()});
+      plan.run({from.raw(), weights.raw(), to.raw(), offset.raw()});
     else
-      plan.run({from.raw(), weights->data(), to.raw()});
+      plan.run({from.raw(), weights.raw(), to.raw()});
   });
 }
 
 void conv2d_input_gradient(const Convolution& conv, const Tensor& dy, const Tensor& weight, const Tensor& dx) {
-  Plan& plan = plan_for(conv, Pass::input_gradient, false);
-  const auto weights = blocked(weight, plan);
   const Tensor from = as_f32(dy);
-  write_as_f32(dx, [&](const Tensor& to) { plan.run({from.raw(), weights->data(), to.raw()}); });
+  write_as_f32(dx, [&](const Tensor& to) {
+    if (use_winograd(conv, weight))
+      return winograd::convolve(from, transformed(weight, true), {}, 2 - conv.padding, to);
+    Plan& plan = plan_for(conv, Pass::input_gradient, false);
+    plan.run({from.raw(), blocked(weight, plan).raw(), to.raw()});
+  });
 }
 
 void conv2d_weight_gradient(const Convolution& conv, const Tensor& x, const Tensor& dy, const Tensor& dw) {
   Plan& plan = plan_for(conv, Pass::weight_gradient, false);
-  const auto gradient = allocate(plan.blocked.get_size(), Device::cpu());
-  const Tensor input = as_f32(x), from = as_f32(dy);
-  plan.run({input.raw(), from.raw(), gradient->data()});
-  write_as_f32(dw, [&](const Tensor& to) { plan.reorder({gradient->data(), to.raw()}); });
+  const Tensor gradient = blocked_tensor(plan), input = as_f32(x), from = as_f32(dy);
+  plan.run({input.raw(), from.raw(), gradient.raw()});
+  write_as_f32(dw, [&](const Tensor& to) { plan.reorder({gradient.raw(), to.raw()}); });
 }
 
 }  // namespace cpu
@@ -147,6 +169,7 @@ void conv2d_weight_gradient(const Convolution& conv, const Tensor& x, const Tens
 const char* conv2d_implementation(const Tensor& x, const Tensor& weight, int stride, int padding, bool backward) {
   const Convolution conv = {x.shape(), weight.shape(), stride, padding};
   if (conv.is_linear()) return "matmul";
+  if (cpu::use_winograd(conv, weight)) return "winograd";
   const auto pass = backward ? cpu::Pass::input_gradient : cpu::Pass::forward;
   return cpu::plan_for(conv, pass, false).implementation.c_str();
 }
