@@ -1,6 +1,7 @@
 #include "eri/models/unet.h"
 
 #include "eri/models/checkpoint.h"
+#include "flame/autograd/tape.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
 
@@ -86,6 +87,13 @@ UNet::Layer UNet::make_layer(const Scope& scope, int64_t& channels) {
 Tensor UNet::operator()(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
                         const Tensor& time_ids) const {
   check(x, t, context, pooled, time_ids);
+  if (trace) return predict(x, t, context, pooled, time_ids);
+  return split_batch([this](std::span<const Tensor> in) { return predict(in[0], in[1], in[2], in[3], in[4]); },
+                     {x, t, context, pooled, time_ids});
+}
+
+Tensor UNet::predict(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
+                     const Tensor& time_ids) const {
   const Condition condition{silu(embed(t, pooled, time_ids)), context.to(dtype_)};
 
   Tensor h = channels_last(x.to(dtype_));  // [N, H, W, 4]

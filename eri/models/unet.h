@@ -50,6 +50,8 @@ class UNet : public flame::Module {
   Layer make_layer(const flame::Scope& scope, int64_t& channels);
   void check(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
              const Tensor& time_ids) const;
+  Tensor predict(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
+                 const Tensor& time_ids) const;
   Tensor embed(const Tensor& t, const Tensor& pooled, const Tensor& time_ids) const;
   Tensor run(const Block& block, Tensor h, const Condition& condition) const;
 

@@ -37,6 +37,7 @@ class Family {
   virtual LoraTargets trained_targets() const = 0;
   virtual LoraTargets all_targets() const = 0;
 
+  virtual std::string prediction_type() const = 0;  // "epsilon" or "v"
   // Loss of one batch, f32 []: noise [N, ...] is added at timesteps [N] (i64), `min_snr_gamma` 0 means no weighting.
   virtual flame::Tensor loss(const flame::Tensor& latents, const flame::Tensor& noise, const flame::Tensor& timesteps,
                              const Conditioning& condition, double min_snr_gamma) const = 0;

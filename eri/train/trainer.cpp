@@ -4,6 +4,8 @@
 #include <limits>
 #include <set>
 
+#include "eri/lora/metadata.h"
+#include "eri/train/training_metadata.h"
 #include "flame/core/error.h"
 
 namespace eri {
@@ -56,6 +58,7 @@ Trainer::Trainer(const TrainConfig& config)
                                                   .caption_extension = config_.caption_extension});
   order_ = BatchOrder(repeats(dataset_), config_.train_batch_size, generator_.seed());
   // 2. The frozen model; pictures and captions go through its encoders once.
+  base_metadata_ = std::async(std::launch::async, base_model_metadata, fs::path(config_.pretrained_model_name_or_path));
   family_ = load_sdxl(config_.pretrained_model_name_or_path, device);
   cache_ = std::make_unique<CachedDataset>(dataset_, *family_, generator_.seed());
   family_->release_encoders();
@@ -127,12 +130,14 @@ void Trainer::save(const std::string& name, TrainLog& log) const {
 }
 
 void Trainer::save_lora(const fs::path& file) const {
-  const std::vector<std::pair<const char*, const char*>> keys = {
-      {"ss_learning_rate", "learning_rate"},     {"ss_lr_scheduler", "lr_scheduler"},
-      {"ss_lr_warmup_steps", "lr_warmup_steps"}, {"ss_max_train_steps", "max_train_steps"},
-      {"ss_max_grad_norm", "max_grad_norm"},     {"ss_seed", "seed"}};
-  flame::Metadata about;
-  for (const auto& [name, key] : keys) about[name] = value_of(config_, *find_key(key));
+  const int64_t pictures = steps_done_ * config_.gradient_accumulation_steps * config_.train_batch_size;
+  flame::Metadata about = training_metadata(config_, dataset_,
+                                            {.steps = steps_done_,
+                                             .epochs = pictures / static_cast<int64_t>(order_.epoch_size()),
+                                             .started_at = started_at_,
+                                             .now = now(),
+                                             .prediction_type = family_->prediction_type()});
+  about.merge(flame::Metadata(base_metadata_.get()));
   lora_.lora().save(file, about);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <future>
 #include <memory>
 
 #include "eri/data/epoch_order.h"
@@ -46,7 +47,8 @@ class Trainer {
   std::unique_ptr<flame::AdamW> optimizer_;
   flame::LearningRateSchedule schedule_;
   int64_t steps_done_ = 0;
-  double started_at_;  // seconds since 1970
+  std::shared_future<flame::Metadata> base_metadata_;  // names and hashes of the base: read while training starts
+  double started_at_;                                  // seconds since 1970
 };
 
 }  // namespace eri

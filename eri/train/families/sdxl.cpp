@@ -68,6 +68,8 @@ class Sdxl : public Family {
     return flame::weighted_mse_loss(guess, target, at_timesteps(weights, timesteps));
   }
 
+  std::string prediction_type() const override { return prediction_ == Prediction::v ? "v" : "epsilon"; }
+
   int64_t timesteps() const override { return NoiseSchedule::steps; }
 
  private:
