@@ -5,7 +5,8 @@
 #include "flame/device/parallel.h"
 #include "flame/io/image.h"
 
-// Pillow's two-pass resampling (src/libImaging/Resample.c), with its fixed point: the same pixels come out.
+// Pillow's two-pass resampling (src/libImaging/Resample.c), with its fixed point: the same pixels come out. Rows come
+// first, as in all its versions before 13, which begins with the columns where height shrinks much more than width.
 namespace flame {
 namespace {
 
