@@ -33,12 +33,6 @@ void check_output(const TrainConfig& config) {
   fs::remove(fs::path(config.output_dir) / (config.output_name + ".writable"));
 }
 
-std::vector<int64_t> repeats(const ImageDataset& dataset) {
-  std::vector<int64_t> result;
-  for (const Sample& sample : dataset.samples()) result.push_back(sample.repeats);
-  return result;
-}
-
 std::string step_name(int64_t step) {
   char name[32];
   std::snprintf(name, sizeof name, "-step%08lld", static_cast<long long>(step));
@@ -56,7 +50,7 @@ Trainer::Trainer(const TrainConfig& config)
   dataset_ = scan_folder(config_.train_data_dir, {.width = config_.resolution.width,
                                                   .height = config_.resolution.height,
                                                   .caption_extension = config_.caption_extension});
-  order_ = BatchOrder(repeats(dataset_), config_.train_batch_size, generator_.seed());
+  order_ = BatchOrder(dataset_.repeats(), config_.train_batch_size, generator_.seed());
   // 2. The frozen model; pictures and captions go through its encoders once.
   base_metadata_ = std::async(std::launch::async, base_model_metadata, fs::path(config_.pretrained_model_name_or_path));
   family_ = load_sdxl(config_.pretrained_model_name_or_path, device);

@@ -1,0 +1,100 @@
+#include "eri/train/config.h"
+
+#include <gtest/gtest.h>
+
+#include "flame/core/error.h"
+#include "tests/io/files.h"
+
+namespace eri {
+namespace {
+
+using flame::testing::TemporaryFolder;
+
+TrainConfig read(const std::string& toml) {
+  const TemporaryFolder folder;
+  flame::testing::write_file(folder / "run.toml", toml);
+  TrainConfig config;
+  read_toml(folder / "run.toml", config);
+  return config;
+}
+
+std::string complaint(const std::string& toml) {
+  try {
+    validate(read(toml));
+  } catch (const flame::Error& error) {
+    return error.what();
+  }
+  return "none";
+}
+
+TEST(Config, ReadsKohyasKeysWithOrWithoutSections) {
+  const TrainConfig config = read(R"(
+pretrained_model_name_or_path = "base.safetensors"
+resolution = "768,512"
+[training]
+learning_rate = 1      # an integer where a number is meant
+network_dim = 4
+save_state = false
+)");
+  EXPECT_EQ(config.pretrained_model_name_or_path, "base.safetensors");
+  EXPECT_EQ(config.resolution.width, 768);
+  EXPECT_EQ(config.resolution.height, 512);
+  EXPECT_EQ(config.learning_rate, 1);
+  EXPECT_EQ(config.network_dim, 4);
+  EXPECT_FALSE(config.save_state);
+}
+
+TEST(Config, EveryKeyCanBeWrittenAndReadBack) {
+  TrainConfig config;
+  config.learning_rate = 1.0 / 3;
+  config.resolution = {640, 1536};
+  for (const ConfigKey& key : config_keys()) {
+    TrainConfig copy;
+    set_value(copy, key, value_of(config, key));
+    EXPECT_EQ(value_of(copy, key), value_of(config, key)) << key.name;
+  }
+}
+
+TEST(Config, FlagsMayHaveHyphens) {
+  EXPECT_EQ(find_key("max-train-steps"), find_key("max_train_steps"));
+  EXPECT_EQ(find_key("model"), find_key("pretrained_model_name_or_path"));
+  EXPECT_EQ(find_key("max_train_step"), nullptr);
+}
+
+struct Mistake {
+  const char* toml;
+  std::vector<const char*> says;
+};
+
+TEST(Config, MistakesAreNamedWithTheirRemedy) {
+  const std::string whole = "pretrained_model_name_or_path = 'a'\ntrain_data_dir = 'b'\n";
+  EXPECT_EQ(complaint(whole), "none");
+  for (const auto& [toml, says] : std::vector<Mistake>{
+           {"learning_rat = 1e-4", {"run.toml, line 3", "learning_rat", "learning_rate"}},
+           {"network_rank = 4", {"network_rank", "did you mean"}},
+           {"learning_rate = 'fast'", {"line 3", "learning_rate", "expected a number", "string"}},
+           {"max_train_steps = 10.5", {"max_train_steps", "expected an integer"}},
+           {"save_state = 1", {"save_state", "true or false"}},
+           {"resolution = true", {"resolution"}},
+           {"resolution = '1024x768'", {"resolution", "1024,768"}},
+           {"resolution = 1000001", {"resolution", "multiples of 8"}},
+           {"lr_scheduler = 'cosin'", {"lr_scheduler", "cosine"}},
+           {"optimizer_type = 'SGD'", {"optimizer_type", "AdamW"}},
+           {"network_alpha = 0", {"network_alpha"}},
+           {"train_batch_size = 0", {"train_batch_size"}},
+           {"learning_rate = nan", {"learning_rate"}},
+           {"learning_rate = ", {"line 3"}},
+       }) {
+    const std::string message = complaint(whole + toml);
+    for (const char* part : says) EXPECT_NE(message.find(part), message.npos) << toml << " gave: " << message;
+  }
+}
+
+TEST(Config, AllThatIsWrongIsReportedAtOnce) {
+  const std::string message = complaint("network_dim = 0\ntrain_batch_size = -1");
+  for (const char* part : {"pretrained_model_name_or_path", "train_data_dir", "network_dim", "train_batch_size"})
+    EXPECT_NE(message.find(part), message.npos) << message;
+}
+
+}  // namespace
+}  // namespace eri

@@ -1,0 +1,67 @@
+// Training holds what it held: nothing leaks, step by step or run by run.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "eri/train/trainer.h"
+#include "tests/io/files.h"
+
+namespace eri {
+namespace {
+
+using flame::testing::TemporaryFolder;
+
+TrainConfig tiny_run(const std::filesystem::path& output) {
+  TrainConfig config;
+  config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
+  config.train_data_dir = "examples/blueprint";
+  config.resolution = {128, 128};
+  config.output_dir = output;
+  config.network_dim = config.network_alpha = 8;
+  config.train_batch_size = 4;
+  config.max_train_steps = 1000;
+  return config;
+}
+
+size_t held() { return flame::memory_use(flame::Device::cpu()).current; }
+
+double resident() {
+  size_t total = 0, pages = 0;
+  std::ifstream("/proc/self/statm") >> total >> pages;
+  return static_cast<double>(pages) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
+
+TEST(Memory, TwoHundredStepsHoldWhatTwentyDid) {
+  const TemporaryFolder folder;
+  Trainer trainer(tiny_run(folder / "run"));
+  for (int i = 0; i < 20; ++i) trainer.step();
+  const size_t held_before = held();
+  const double resident_before = resident();
+  for (int i = 20; i < 200; ++i) trainer.step();
+  EXPECT_EQ(held(), held_before);
+  EXPECT_LT(resident(), resident_before * 1.01);
+}
+
+TEST(Memory, TwentySavesAndResumesLeaveNothing) {
+  const TemporaryFolder folder;
+  const size_t at_start = held();
+  double resident_before = 0;
+  TrainConfig config = tiny_run(folder / "run");
+  for (int i = 0; i < 22; ++i) {
+    {
+      Trainer trainer(config);
+      trainer.step();
+      trainer.save_lora(folder / "lora.safetensors");
+      trainer.save_state(folder / "state");
+      EXPECT_EQ(trainer.steps_done(), i + 1);
+    }
+    config.resume = folder / "state";
+    EXPECT_EQ(held(), at_start) << "after run " << i;
+    if (i == 1) resident_before = resident();
+  }
+  EXPECT_LT(resident(), resident_before * 1.01);
+}
+
+}  // namespace
+}  // namespace eri
