@@ -1,19 +1,42 @@
 #include "flame/autograd/tape.h"
 
+#include <algorithm>
 #include <atomic>
+#include <utility>
 
 namespace flame {
 
-void accumulate(const Tensor& into, const Tensor& x);   // into += x, in flame/ops
+void accumulate(const Tensor& into, const Tensor& x);  // into += x, in flame/ops
 
 namespace {
 
 thread_local Tape* current_tape = nullptr;
+thread_local std::vector<uint64_t> running;  // the epochs whose backward passes are under way
+thread_local bool* meets_wanted = nullptr;   // set when an op that is not recorded meets a tensor that wants a gradient
 
 uint64_t new_epoch() {
   static std::atomic<uint64_t> epochs = 0;
   return ++epochs;
 }
+
+// The tensors of a pass under way are leaves to a rule that records on a tape of its own, as checkpoint's does.
+void require_live(Op op, const Tensor& x) {
+  const uint64_t epoch = x.slot()->epoch;
+  const bool is_running = std::find(running.begin(), running.end(), epoch) != running.end();
+  require(epoch == 0 || epoch == current_tape->epoch() || is_running, op, "an input of shape ", x.shape(),
+          " was recorded on another tape, or on this one before its last backward pass, which freed it");
+}
+
+struct RunningPass {
+  explicit RunningPass(uint64_t epoch) { running.push_back(epoch); }
+  ~RunningPass() { running.pop_back(); }
+};
+
+struct Witness {
+  bool seen = false;
+  bool* outer = std::exchange(meets_wanted, &seen);
+  ~Witness() { meets_wanted = outer; }
+};
 
 }  // namespace
 
@@ -28,10 +51,14 @@ void GradientMap::add(const SlotPtr& to, const Tensor& gradient) {
   accumulate(entry->second, gradient);
 }
 
+void GradientMap::add(const GradientMap& others) {
+  for (const auto& [slot, gradient] : others.gradients_) add(slot, gradient);
+}
+
 void GradientMap::bind(const Tensor& leaf, const Tensor& destination) {
-  require(leaf.wants_grad(), "bind", "expected a tensor that requires a gradient");
-  require(leaf.shape() == destination.shape() && leaf.dtype() == destination.dtype(), "bind", "expected ",
-          leaf.shape(), " ", leaf.dtype(), ", got ", destination.shape(), " ", destination.dtype());
+  require(leaf.wants_grad() && leaf.slot()->epoch == 0, "bind", "expected a leaf that requires a gradient");
+  require(leaf.shape() == destination.shape() && leaf.dtype() == destination.dtype(), "bind", "expected ", leaf.shape(),
+          " ", leaf.dtype(), ", got ", destination.shape(), " ", destination.dtype());
   bound_[leaf.slot()] = destination;
   gradients_[leaf.slot()] = destination;
 }
@@ -39,7 +66,7 @@ void GradientMap::bind(const Tensor& leaf, const Tensor& destination) {
 const Tensor& GradientMap::operator[](const Tensor& x) const {
   auto entry = gradients_.find(x.slot());
   require(x.slot() && entry != gradients_.end(), "gradient", "there is none for this tensor of shape ", x.shape(),
-          x.slot() ? ": the loss does not depend on it" : ": it does not require one");
+          x.slot() ? ": the loss does not depend on it, or it is no leaf" : ": it does not require one");
   return entry->second;
 }
 
@@ -49,11 +76,22 @@ Tensor GradientMap::take(const SlotPtr& slot) {
 }
 
 Tape::Tape() : outer_(current_tape), epoch_(new_epoch()) { current_tape = this; }
+Tape::Tape(Recording recording) : nodes_(std::move(recording.nodes)), outer_(current_tape), epoch_(recording.epoch) {
+  current_tape = this;
+}
 Tape::~Tape() { current_tape = outer_; }
 Tape* Tape::current() { return current_tape; }
 
 PauseTape::PauseTape() : outer_(current_tape) { current_tape = nullptr; }
 PauseTape::~PauseTape() { current_tape = outer_; }
+
+Tape::Recording Tape::take() {
+  Recording recording;
+  recording.nodes = std::exchange(nodes_, {});
+  recording.epoch = std::exchange(epoch_, new_epoch());
+  bytes_kept_ = 0;
+  return recording;
+}
 
 GradientMap Tape::backward(const Tensor& loss) {
   GradientMap gradients;
@@ -71,11 +109,9 @@ void Tape::backward(const Tensor& y, const Tensor& dy, GradientMap& gradients) {
           " depends on nothing that requires a gradient");
   require(y.slot()->epoch == 0 || y.slot()->epoch == epoch_, "backward",
           "this tensor was recorded on another tape, or on this one before its last backward pass, which freed it");
-  std::vector<Node> nodes = std::move(nodes_);
-  nodes_.clear();
-  epoch_ = new_epoch();
-  bytes_kept_ = 0;
-  PauseTape pause;   // rules are not recorded themselves
+  const RunningPass pass(epoch_);
+  std::vector<Node> nodes = take().nodes;
+  PauseTape pause;  // rules are not recorded themselves
   gradients.add(y.slot(), dy);
   while (!nodes.empty()) {
     Node node = std::move(nodes.back());
@@ -84,18 +120,22 @@ void Tape::backward(const Tensor& y, const Tensor& dy, GradientMap& gradients) {
   }
 }
 
-SlotPtr wants(const Tensor& x) { return current_tape ? x.slot() : nullptr; }
+SlotPtr wants(const Tensor& x) {
+  if (meets_wanted && x.slot()) *meets_wanted = true;
+  return current_tape ? x.slot() : nullptr;
+}
 
 Tensor record(const char* op, const Tensor& y, std::span<const Tensor> inputs, Backward rule) {
-  for (const Tensor& input : inputs) {
-    if (!wants(input)) continue;
-    require(input.slot()->epoch == 0 || input.slot()->epoch == current_tape->epoch(), op,
-            "an input was recorded on a tape that has been freed by its backward pass");
-    auto slot = std::make_shared<Slot>(Slot{y.shape(), y.dtype(), y.device(), current_tape->epoch()});
-    current_tape->note(op, slot, std::move(rule));
-    return y.with_slot(std::move(slot));
-  }
-  return y;
+  const bool wanted = std::any_of(inputs.begin(), inputs.end(), [](const Tensor& input) { return wants(input); });
+  return wanted ? record_always(op, y, inputs, std::move(rule)) : y;
+}
+
+Tensor record_always(const char* op, const Tensor& y, std::span<const Tensor> inputs, Backward rule) {
+  for (const Tensor& input : inputs)
+    if (input.slot()) require_live(op, input);
+  auto slot = std::make_shared<Slot>(Slot{y.shape(), y.dtype(), y.device(), current_tape->epoch()});
+  current_tape->note(op, slot, std::move(rule));
+  return y.with_slot(std::move(slot));
 }
 
 Tensor record(const char* op, const Tensor& y, std::initializer_list<Tensor> inputs, Backward rule) {
@@ -113,20 +153,21 @@ Tensor checkpoint(const std::function<Tensor(const Tensor&)>& f, const Tensor& x
   if (!tape) return f(x);
   Tensor y;
   {
-    PauseTape pause;
+    const PauseTape pause;
+    const Witness witness;
     y = f(x.detach());
+    if (!x.wants_grad() && !y.wants_grad() && !witness.seen) return y;
   }
-  tape->count(x);
-  auto slot = std::make_shared<Slot>(Slot{y.shape(), y.dtype(), y.device(), tape->epoch()});
-  tape->note("checkpoint", slot, [f, dx_to = wants(x), x = x.detach()](const Tensor& dy, GradientMap& gradients) {
+  tape->count(x.bytes());
+  const auto rule = [f, dx_to = wants(x), x = x.detach()](const Tensor& dy, GradientMap& gradients) {
     Tape inner;
     const Tensor again = dx_to ? x.requires_grad() : x;
     const Tensor y = f(again);
     if (!y.wants_grad()) return;
     inner.backward(y, dy, gradients);
     if (dx_to) gradients.add(dx_to, gradients.take(again.slot()));
-  });
-  return y.with_slot(std::move(slot));
+  };
+  return record_always("checkpoint", y, std::span(&x, 1), rule);
 }
 
 Tensor Tensor::requires_grad() const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -20,6 +21,7 @@ class GradientMap {
   bool contains(const Tensor& x) const { return x.slot() && gradients_.contains(x.slot()); }
   const Tensor& operator[](const Tensor& x) const;   // throws if there is no gradient for x
   Tensor take(const SlotPtr& slot);                  // removes it; no tensor if there is none
+  void add(const GradientMap& others);               // all of them
   size_t size() const { return gradients_.size(); }
 
  private:
@@ -31,6 +33,12 @@ using Backward = std::function<void(const Tensor& dy, GradientMap& gradients)>;
 
 // While a Tape exists on this thread, ops on tensors that want gradients note their rules in it.
 class Tape {
+  struct Node {
+    const char* op;
+    SlotPtr slot;
+    Backward rule;
+  };
+
  public:
   Tape();
   ~Tape();
@@ -46,16 +54,21 @@ class Tape {
   size_t size() const { return nodes_.size(); }
   size_t bytes_kept() const { return bytes_kept_; }   // bytes that rules keep for the backward pass
   uint64_t epoch() const { return epoch_; }           // changes with every backward pass
+
+  // What was recorded, taken off the tape to be run later: in another thread, for instance.
+  class Recording {
+    friend class Tape;
+    std::vector<Node> nodes;
+    uint64_t epoch = 0;
+  };
+  Recording take();
+  explicit Tape(Recording recording);
+
   void note(const char* op, SlotPtr slot, Backward rule) { nodes_.push_back({op, std::move(slot), std::move(rule)}); }
-  void count(const Tensor& kept) { bytes_kept_ += kept.bytes(); }
+  void count(size_t bytes_kept) { bytes_kept_ += bytes_kept; }
 
  private:
   friend class PauseTape;
-  struct Node {
-    const char* op;
-    SlotPtr slot;
-    Backward rule;
-  };
   std::vector<Node> nodes_;
   Tape* outer_;
   uint64_t epoch_;
@@ -83,7 +96,7 @@ SlotPtr wants(const Tensor& x);
 template <class... Reasons>
 Tensor keep(const Tensor& x, const Reasons&... reasons) {
   if (!x.defined() || !(wants(reasons) || ...)) return {};
-  Tape::current()->count(x);
+  Tape::current()->count(x.bytes());
   return x.detach();
 }
 
@@ -91,10 +104,20 @@ Tensor keep(const Tensor& x, const Reasons&... reasons) {
 Tensor record(const char* op, const Tensor& y, std::initializer_list<Tensor> inputs, Backward rule);
 Tensor record(const char* op, const Tensor& y, std::span<const Tensor> inputs, Backward rule);
 
+// The same without asking whether an input wants one: there is a tape, and gradients have to reach something else.
+Tensor record_always(const char* op, const Tensor& y, std::span<const Tensor> inputs, Backward rule);
+
 // y as the result of an op without a gradient: throws if an input wants one, so that none stops silently.
 Tensor no_gradient(const char* op, const Tensor& y, std::initializer_list<Tensor> inputs);
 
 // f(x), keeping only x: f runs again in the backward pass. Parameters inside f get their gradients, also if x is frozen.
 Tensor checkpoint(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
+
+// f(inputs), whose samples (rows of the first axis, of the inputs and of the result) do not depend on each other. On the
+// CPU each thread takes some of them, forward and backward, if there are enough: threads that work side by side need not
+// wait for each other after every op. Like checkpoint() it knows of leaves inside f, but not of other tensors that want
+// gradients: those must be inputs.
+using BatchFunction = std::function<Tensor(std::span<const Tensor> inputs)>;
+Tensor split_batch(const BatchFunction& f, const std::vector<Tensor>& inputs);
 
 }  // namespace flame
