@@ -12,7 +12,7 @@ say() { printf '\n%s\n\n' "$*"; }
 
 draw() {
   "$bin/eri" sample --model "$model" --from_file examples/demo/prompts.txt --seed 1 \
-    --steps 20 --cfg 4 --width 128 --height 128 "$@"
+    --steps 20 --cfg 2 --width 128 --height 128 "$@"
 }
 
 rm -rf demo
