@@ -1,5 +1,3 @@
 include(CMakeFindDependencyMacro)
 find_dependency(OpenMP COMPONENTS CXX)
-find_dependency(PNG)
-find_dependency(JPEG)
 include(${CMAKE_CURRENT_LIST_DIR}/flame-targets.cmake)
