@@ -10,14 +10,15 @@ namespace flame::cpu {
 namespace {
 
 constexpr int64_t block_elements = 8192;  // summed in one go: fixed, so that the order never depends on the threads
-constexpr int64_t grain_blocks = 4;       // worth waking a thread for
 
 // [N, ..., C] as samples of positions of channels, the positions in blocks.
 struct Plan {
   int64_t samples, positions, channels, groups, rows, blocks;
+  int64_t grain;  // blocks that are worth waking a thread for
 
-  Plan(const Tensor& x, int group_count) : samples(x.dim(0)), channels(x.dim(-1)), groups(group_count) {
-    positions = x.numel() / (samples * channels);
+  explicit Plan(const GroupNormTask& task)
+      : samples(task.x.dim(0)), channels(task.x.dim(-1)), groups(task.groups), grain(task.silu ? 4 : 12) {
+    positions = task.x.numel() / (samples * channels);
     rows = std::min(positions, std::max<int64_t>(4, block_elements / channels / 4 * 4));
     blocks = (positions + rows - 1) / rows;
   }
@@ -76,8 +77,8 @@ void add_channel_sums(const G* g, const X* x, int64_t rows, int64_t channels, do
 // there are enough of them a thread takes whole samples and is woken once.
 template <class Gather, class Settle, class Apply>
 void in_two_passes(const Plan& p, const Gather& gather, const Settle& settle, const Apply& apply) {
-  if (p.samples % threads() == 0 || p.samples * p.blocks < 2 * grain_blocks) {
-    parallel_for(p.samples, (grain_blocks + p.blocks - 1) / p.blocks, [&](int64_t begin, int64_t end) {
+  if (p.samples % threads() == 0 || p.samples * p.blocks < 2 * p.grain) {
+    parallel_for(p.samples, (p.grain + p.blocks - 1) / p.blocks, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
         for (int64_t b = 0; b < p.blocks; ++b) gather(n, b);
         settle(n);
@@ -86,11 +87,11 @@ void in_two_passes(const Plan& p, const Gather& gather, const Settle& settle, co
     });
     return;
   }
-  parallel_for(p.samples * p.blocks, grain_blocks, [&](int64_t begin, int64_t end) {
+  parallel_for(p.samples * p.blocks, p.grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) gather(i / p.blocks, i % p.blocks);
   });
   for (int64_t n = 0; n < p.samples; ++n) settle(n);
-  parallel_for(p.samples * p.blocks, grain_blocks, [&](int64_t begin, int64_t end) {
+  parallel_for(p.samples * p.blocks, p.grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) apply(i / p.blocks, i % p.blocks);
   });
 }
@@ -109,7 +110,7 @@ class Coefficients {
 
 template <class T>
 void forward(const GroupNormTask& task, float eps, T* y) {
-  const Plan p(task.x, task.groups);
+  const Plan p(task);
   const int64_t channels = p.channels;
   const T *x = task.x.data<T>(), *weight = task.weight.data<T>(), *bias = task.bias.data<T>();
   float *means = task.mean.data<float>(), *rstds = task.rstd.data<float>();
@@ -158,7 +159,7 @@ void forward(const GroupNormTask& task, float eps, T* y) {
 
 template <class T>
 void backward(const GroupNormTask& task, const Tensor& dy_tensor, const NormGradients& gradients) {
-  const Plan p(task.x, task.groups);
+  const Plan p(task);
   const int64_t channels = p.channels;
   const T *x = task.x.data<T>(), *dy = dy_tensor.data<T>();
   const T* weight = task.weight.defined() ? task.weight.data<T>() : nullptr;

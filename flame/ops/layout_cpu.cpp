@@ -88,10 +88,12 @@ template <class T>
 void permute_runs(const T* x, T* y, Walk w) {
   const int64_t length = w.rank ? w.extent[w.rank - 1] : 1;
   if (w.rank) remove(w, w.rank - 1);
-  parallel_for(steps(w), std::max<int64_t>(1, grain / length), [=](int64_t begin, int64_t end) {
+  const int64_t runs = w.rank ? w.extent[w.rank - 1] : 1, stride = w.rank ? w.from_stride[w.rank - 1] : 0;
+  if (w.rank) remove(w, w.rank - 1);
+  parallel_for(steps(w), std::max<int64_t>(1, grain / (runs * length)), [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const auto [from, to] = offsets(w, i);
-      std::memcpy(y + to, x + from, static_cast<size_t>(length) * sizeof(T));
+      for (int64_t r = 0; r < runs; ++r) std::copy_n(x + from + r * stride, length, y + to + r * length);
     }
   });
 }

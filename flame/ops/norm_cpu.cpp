@@ -7,9 +7,9 @@
 namespace flame::cpu {
 namespace {
 
-constexpr int64_t grain = 1 << 14;  // elements worth a thread
+constexpr int64_t norm_grain = 1 << 16, geglu_grain = 1 << 14;  // elements worth a thread
 
-int64_t rows_for_a_thread(int64_t width) { return std::max<int64_t>(1, grain / width); }
+int64_t rows_worth(int64_t grain, int64_t width) { return std::max<int64_t>(1, grain / std::max<int64_t>(width, 1)); }
 
 template <class T>
 void layer_norm_row(const T* x, const T* weight, const T* bias, int64_t width, float eps, T* y, float& row_mean,
@@ -61,7 +61,7 @@ void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float
   visit(x.dtype(), [&]<class T>() {
     const T *from = x.data<T>(), *w = weight.data<T>(), *b = bias.data<T>();
     T* to = y.data<T>();
-    parallel_for(x.numel() / width, rows_for_a_thread(width), [=](int64_t begin, int64_t end) {
+    parallel_for(x.numel() / width, rows_worth(norm_grain, width), [=](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r)
         layer_norm_row(from + r * width, w, b, width, eps, to + r * width, means[r], rstds[r]);
     });
@@ -75,7 +75,7 @@ void layer_norm_dx(const Tensor& dy, const Tensor& x, const Tensor& weight, cons
   visit(x.dtype(), [&]<class T>() {
     const T *g = dy.data<T>(), *from = x.data<T>(), *w = weight.data<T>();
     T* to = dx.data<T>();
-    parallel_for(x.numel() / width, rows_for_a_thread(width), [=](int64_t begin, int64_t end) {
+    parallel_for(x.numel() / width, rows_worth(norm_grain, width), [=](int64_t begin, int64_t end) {
       for (int64_t at = begin * width, r = begin; r < end; ++r, at += width)
         layer_norm_dx_row(g + at, from + at, w, width, means[r], rstds[r], to + at);
     });
@@ -88,7 +88,7 @@ void layer_norm_products(const Tensor& dy, const Tensor& x, const Tensor& mean, 
   float* to = out.data<float>();
   visit(x.dtype(), [&]<class T>() {
     const T *g = dy.data<T>(), *from = x.data<T>();
-    parallel_for(x.numel() / width, rows_for_a_thread(width), [=](int64_t begin, int64_t end) {
+    parallel_for(x.numel() / width, rows_worth(norm_grain, width), [=](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         for (int64_t i = r * width; i < (r + 1) * width; ++i)
           to[i] = float(g[i]) * ((float(from[i]) - means[r]) * rstds[r]);
@@ -102,7 +102,7 @@ void geglu(const Tensor& x, const Tensor& y) {
   visit(x.dtype(), [&]<class T>() {
     const T* from = x.data<T>();
     T* to = y.data<T>();
-    parallel_for(y.numel() / std::max<int64_t>(width, 1), rows_for_a_thread(width + 1),
+    parallel_for(y.numel() / std::max<int64_t>(width, 1), rows_worth(geglu_grain, width),
                  [=](int64_t begin, int64_t end) {
                    for (int64_t r = begin; r < end; ++r) {
                      const T *h = from + r * 2 * width, *gate = h + width;
@@ -120,7 +120,7 @@ void geglu_dx(const Tensor& dy, const Tensor& x, const Tensor& dx) {
   visit(x.dtype(), [&]<class T>() {
     const T *g = dy.data<T>(), *from = x.data<T>();
     T* to = dx.data<T>();
-    parallel_for(dy.numel() / std::max<int64_t>(width, 1), rows_for_a_thread(width + 1),
+    parallel_for(dy.numel() / std::max<int64_t>(width, 1), rows_worth(geglu_grain, width),
                  [=](int64_t begin, int64_t end) {
                    for (int64_t r = begin; r < end; ++r) {
                      const T *out = g + r * width, *h = from + r * 2 * width, *gate = h + width;

@@ -8,7 +8,8 @@ namespace {
 
 // Elements that one thread sums in one go. Fixed, so that the order of a sum never depends on the threads.
 constexpr int64_t block = 1 << 14;
-constexpr int64_t widest = 512;  // columns summed side by side
+constexpr int64_t grain = 1 << 18;  // worth waking a thread for
+constexpr int64_t widest = 512;     // columns summed side by side
 
 template <class T>
 double sum_run(const T* x, int64_t n) {
@@ -41,7 +42,7 @@ void sum_middle(const T* x, U* y, const Middle& m, double scale) {
   const int64_t rows = std::max<int64_t>(64, block / width), blocks = (m.count + rows - 1) / rows;
   std::vector<double> partial(blocks > 1 ? static_cast<size_t>(m.outer * blocks * m.inner) : 0);
   const int64_t work = std::min(rows, m.count) * width;
-  parallel_for(m.outer * blocks * tiles, 2 * block / std::max<int64_t>(work, 1), [&](int64_t begin, int64_t end) {
+  parallel_for(m.outer * blocks * tiles, grain / std::max<int64_t>(work, 1), [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t tile = item % tiles, part = item / tiles, o = part / blocks, first = part % blocks * rows;
       const int64_t column = tile * width, columns = std::min(width, m.inner - column);
@@ -69,7 +70,7 @@ void sum_middle(const T* x, U* y, const Middle& m, double scale) {
 template <class T, class U>
 void spread_middle(const U* y, T* x, const Middle& m, double scale) {
   const float factor = static_cast<float>(scale);
-  parallel_for(m.outer * m.count, block / std::max<int64_t>(m.inner, 1), [=](int64_t begin, int64_t end) {
+  parallel_for(m.outer * m.count, grain / std::max<int64_t>(m.inner, 1), [=](int64_t begin, int64_t end) {
     if (m.inner == 1) {
       for (int64_t i = begin; i < end;) {
         const int64_t o = i / m.count, stop = std::min(end, (o + 1) * m.count);

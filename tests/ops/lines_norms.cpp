@@ -23,7 +23,7 @@ std::vector<Line> norm_lines() {
        .tolerance = summed,
        .kept = {{0, {0, 1}}, {1, {0}}, {Kept::floats, {0, 1}, 2 * 6}},
        .plain = [](In x) { return plain_layer_norm(x[0], x[1], x[2], 1e-5f); },
-       .large = {{513, 129}, {129}, {129}},
+       .large = {{2049, 129}, {129}, {129}},
        .misfits = {{{2, 11}, {10}, {11}}, {{2, 11}, {11}, {1}}}},
       {.name = "layer_norm.offset",
        .covers = "layer_norm(Tensor,Tensor,Tensor,float)",
