@@ -1,9 +1,11 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 
 #include "eri/app/commands.h"
+#include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/device/device.h"
 
@@ -37,6 +39,23 @@ std::vector<std::string> arguments(int argc, char** argv) {
     result.push_back(std::move(argument));
   }
   return result;
+}
+
+// The flag that was probably meant by one that does not exist, and where to read more.
+std::string remedy(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* command = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
+  std::vector<std::string> known;
+  for (const CLI::Option* option : command->get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  }
+  std::string text;
+  for (const std::string& argument : arguments(argc, argv)) {
+    const std::string flag = argument.substr(0, argument.find('='));
+    if (flag.starts_with("--") && std::find(known.begin(), known.end(), flag) == known.end())
+      text += "\nDid you mean " + flame::closest(flag, known) + "?";
+  }
+  const std::string name = command == &app ? "" : " " + command->get_name();
+  return text + "\neri" + name + " --help lists all flags.";
 }
 
 }  // namespace
@@ -75,7 +94,9 @@ int main(int argc, char** argv) {
     app.parse(eri::arguments(argc, argv));
     if (app.get_subcommands().empty()) std::cout << app.help();
   } catch (const CLI::ParseError& error) {
-    return app.exit(error);
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    std::cerr << "eri: " << error.what() << eri::remedy(app, argc, argv) << std::endl;
+    return 2;
   } catch (const std::exception& error) {
     std::cerr << "eri: " << error.what() << std::endl;
     return 1;

@@ -29,6 +29,7 @@ class Family {
   virtual flame::Tensor encode_pictures(const flame::Tensor& pixels, const flame::Tensor& noise) const = 0;
   virtual flame::Shape latent_shape(int64_t batch, int64_t height, int64_t width) const = 0;
   virtual void release_encoders() = 0;
+  virtual flame::Device device() const = 0;
 
   // How much of `caption` its text encoders cut off, in tokens.
   virtual size_t tokens_cut(const std::string& caption) const = 0;

@@ -33,6 +33,22 @@ void check_output(const TrainConfig& config) {
   fs::remove(fs::path(config.output_dir) / (config.output_name + ".writable"));
 }
 
+// "memory: peak 0.61 GiB; now weights 0.09, ..."
+std::string memory_by_purpose(flame::Device device) {
+  const auto gib = [](size_t bytes) {
+    char number[32];
+    std::snprintf(number, sizeof number, "%.3f", static_cast<double>(bytes) / (1 << 30));
+    return std::string(number);
+  };
+  const flame::MemoryUse use = flame::memory_use(device);
+  std::string line = "memory in GiB: peak " + gib(use.peak) + ", held now";
+  for (size_t i = 0; i < std::size(use.by_purpose); ++i) {
+    if (use.by_purpose[i] > 0)
+      line += text(" ", flame::name(static_cast<flame::Purpose>(i)), " ", gib(use.by_purpose[i]));
+  }
+  return line;
+}
+
 std::string step_name(int64_t step) {
   char name[32];
   std::snprintf(name, sizeof name, "-step%08lld", static_cast<long long>(step));
@@ -54,6 +70,11 @@ Trainer::Trainer(const TrainConfig& config)
   // 2. The frozen model; pictures and captions go through its encoders once.
   base_metadata_ = std::async(std::launch::async, base_model_metadata, fs::path(config_.pretrained_model_name_or_path));
   family_ = load_sdxl(config_.pretrained_model_name_or_path, device);
+  notices_ = dataset_.notices();
+  for (const Sample& sample : dataset_.samples()) {
+    if (const size_t cut = family_->tokens_cut(sample.caption))
+      notices_.push_back(text(sample.name, ": the last ", cut, " tokens of its caption do not fit into 75, not used"));
+  }
   cache_ = std::make_unique<CachedDataset>(dataset_, *family_, generator_.seed());
   family_->release_encoders();
 
@@ -101,11 +122,12 @@ StepResult Trainer::step() {
 void Trainer::run(const std::atomic<bool>& stop) {
   const std::string log_name = config_.output_name + "-log" + (steps_done_ ? step_name(steps_done_) : "") + ".jsonl";
   TrainLog log(fs::path(config_.output_dir) / log_name, steps_done_ + 1, config_.max_train_steps);
-  for (const std::string& notice : dataset_.notices()) log.say(notice);
+  for (const std::string& notice : notices_) log.say(notice);
   log.say(text(dataset_.size(), " pictures, ", lora_.lora().modules().size(), " modules of rank ", config_.network_dim,
                ", ", lora_.parameters().numel(), " trainable parameters"));
-  while (steps_done_ < config_.max_train_steps && !stop) {
+  for (int64_t first = steps_done_ + 1; steps_done_ < config_.max_train_steps && !stop;) {
     log.step(step());
+    if (steps_done_ == first) log.say(memory_by_purpose(family_->device()));
     const bool on_the_way = config_.save_every_n_steps && steps_done_ % config_.save_every_n_steps == 0;
     if (on_the_way && steps_done_ < config_.max_train_steps) save(config_.output_name + step_name(steps_done_), log);
   }

@@ -41,6 +41,7 @@ class Trainer {
   std::unique_ptr<Family> family_;
   ImageDataset dataset_;
   BatchOrder order_;
+  std::vector<std::string> notices_;  // for people
   std::unique_ptr<CachedDataset> cache_;
   flame::Generator generator_;
   LoraNetwork lora_;

@@ -17,7 +17,8 @@ using flame::Shape;
 class Sdxl : public Family {
  public:
   Sdxl(const Checkpoint& checkpoint, flame::Device device)
-      : prediction_(checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
+      : device_(device),
+        prediction_(checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
         schedule_(checkpoint.zero_terminal_snr()),
         unet_(UNet::from_safetensors(checkpoint.path(), device)),
         vae_(VAE::from_safetensors(checkpoint.path(), device)),
@@ -50,6 +51,8 @@ class Sdxl : public Family {
     text_.reset();
   }
 
+  flame::Device device() const override { return device_; }
+
   size_t tokens_cut(const std::string& caption) const override {
     return ClipTokenizer::frame(text_->tokenizer.encode(caption), ClipTokenizer::kPadL).cut;
   }
@@ -73,6 +76,7 @@ class Sdxl : public Family {
   int64_t timesteps() const override { return NoiseSchedule::steps; }
 
  private:
+  flame::Device device_;
   Prediction prediction_;
   NoiseSchedule schedule_;
   UNet unet_;
