@@ -1,8 +1,7 @@
-#include <mutex>
-
 #include "flame/ops/as_f32.h"
 #include "flame/ops/conv.h"
 #include "flame/ops/conv_kernels.h"
+#include "flame/ops/frozen_copies_cpu.h"
 #include "flame/ops/onednn.h"
 #include "flame/ops/winograd_cpu.h"
 
@@ -82,34 +81,6 @@ Plan& plan_for(const Convolution& conv, Pass pass, bool has_bias) {
   auto found = plans.find(key);
   if (found == plans.end()) found = plans.emplace(key, make_plan(conv, pass, has_bias, threads)).first;
   return found->second;
-}
-
-enum class Form : int { blocked, winograd, winograd_gradient };
-
-// Copies of frozen weights in other forms, attached to the buffer that they were made from.
-struct Copies {
-  struct Copy {
-    const std::byte* source;
-    Form form;
-    memory::desc layout;  // of a blocked copy
-    Tensor data;
-  };
-  std::vector<Copy> all;
-};
-
-template <class Make>
-Tensor copy_of(const Tensor& weight, Form form, const memory::desc& layout, const Make& make) {
-  if (!weight.frozen()) return make();
-  static std::mutex mutex;
-  const std::lock_guard lock(mutex);
-  std::shared_ptr<void>& attachment = weight.buffer()->attachment();
-  if (!attachment) attachment = std::make_shared<Copies>();
-  auto& copies = static_cast<Copies*>(attachment.get())->all;
-  for (const auto& copy : copies)
-    if (copy.source == weight.raw() && copy.form == form && copy.layout == layout) return copy.data;
-  const PurposeScope purpose(Purpose::weights);
-  copies.push_back({weight.raw(), form, layout, make()});
-  return copies.back().data;
 }
 
 Tensor blocked_tensor(const Plan& plan) {

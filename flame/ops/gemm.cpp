@@ -1,8 +1,10 @@
 #include "flame/ops/gemm.h"
 
 #include <bit>
+#include <optional>
 
 #include "flame/ops/as_f32.h"
+#include "flame/ops/frozen_copies_cpu.h"
 #include "flame/ops/on.h"
 #include "flame/ops/onednn.h"
 
@@ -11,6 +13,7 @@ namespace cpu {
 namespace {
 
 using dnnl::memory;
+constexpr auto f32 = memory::data_type::f32;
 
 // The layout of a batch of row-major matrices, named as its transpose if `transposed`, with leading ones up to `rank`.
 memory::desc layout(const Shape& shape, bool transposed, int rank) {
@@ -25,15 +28,24 @@ memory::desc layout(const Shape& shape, bool transposed, int rank) {
     std::swap(extents[rank - 1], extents[rank - 2]);
     std::swap(strides[rank - 1], strides[rank - 2]);
   }
-  return {extents, memory::data_type::f32, strides};
+  return {extents, f32, strides};
 }
 
-onednn::Call make(const Shape& a, const Shape& b, const Shape& c, const GemmOptions& options, bool bias, int threads) {
+// A product's primitive, and the way from b to the layout that it wants where it may choose one.
+struct Plan {
+  onednn::Call run;
+  memory::desc b;
+  std::optional<onednn::Call> reorder;
+};
+
+Plan make_plan(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, bool bias, bool choose,
+               int threads) {
   const onednn::ThreadLimit limit(threads);
   const int rank = c.rank();
-  const memory::desc from_a = layout(a, options.transpose_a, rank), from_b = layout(b, options.transpose_b, rank);
-  const memory::desc to = layout(c, false, rank);
-  const memory::desc row = bias ? layout({c[rank - 1]}, false, rank) : memory::desc();
+  const memory::desc from_a = layout(a.shape(), options.transpose_a, rank), to = layout(c.shape(), false, rank);
+  const memory::desc plain_b = layout(b.shape(), options.transpose_b, rank);
+  const memory::desc from_b = choose ? memory::desc(plain_b.dims(), f32, memory::format_tag::any) : plain_b;
+  const memory::desc row = bias ? layout({c.dim(-1)}, false, rank) : memory::desc();
   dnnl::primitive_attr attributes;
   if (options.alpha != 1) attributes.set_output_scales(0, {options.alpha});
   if (options.accumulate) {
@@ -41,27 +53,49 @@ onednn::Call make(const Shape& a, const Shape& b, const Shape& c, const GemmOpti
     sum.append_sum(1);
     attributes.set_post_ops(sum);
   }
-  const dnnl::matmul::desc operation =
-      bias ? dnnl::matmul::desc(from_a, from_b, row, to) : dnnl::matmul::desc(from_a, from_b, to);
+  dnnl::engine& engine = onednn::engine();
+  const dnnl::matmul::primitive_desc product(
+      bias ? dnnl::matmul::desc(from_a, from_b, row, to) : dnnl::matmul::desc(from_a, from_b, to), attributes, engine);
+  const memory::desc chosen = product.weights_desc();
   std::vector<std::pair<int, memory::desc>> operands = {
-      {DNNL_ARG_SRC, from_a}, {DNNL_ARG_WEIGHTS, from_b}, {DNNL_ARG_DST, to}};
+      {DNNL_ARG_SRC, from_a}, {DNNL_ARG_WEIGHTS, chosen}, {DNNL_ARG_DST, to}};
   if (bias) operands.emplace_back(DNNL_ARG_BIAS, row);
-  return {dnnl::matmul({operation, attributes, onednn::engine()}), threads, operands};
+  Plan plan = {{dnnl::matmul(product), threads, operands}, chosen, {}};
+  if (chosen != plain_b)
+    plan.reorder.emplace(dnnl::reorder({engine, plain_b, engine, chosen}), threads,
+                         std::vector<std::pair<int, memory::desc>>{{DNNL_ARG_FROM, plain_b}, {DNNL_ARG_TO, chosen}});
+  return plan;
+}
+
+// oneDNN copies many a factor into a layout of its own before each product, which for few rows takes as long as the
+// product. Copies that are kept are for weights that are small, or they would double the largest models.
+bool keep_copy(const Tensor& b, const Tensor& c) {
+  constexpr int64_t few_rows = 256, small = 1 << 20;
+  return b.frozen() && b.rank() == 2 && c.rank() == 2 && c.dim(0) <= few_rows && b.numel() <= small;
 }
 
 void gemm_f32(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, const Tensor& bias) {
   const double depth = static_cast<double>(a.dim(options.transpose_a ? -2 : -1));
   const int threads = onednn::threads_for(2.0 * depth * static_cast<double>(c.numel()));
-  const int flags = options.transpose_a | options.transpose_b << 1 | options.accumulate << 2 | bias.defined() << 3;
+  const bool choose = keep_copy(b, c);
+  const int flags =
+      options.transpose_a | options.transpose_b << 1 | options.accumulate << 2 | bias.defined() << 3 | choose << 4;
   const onednn::Key key = {a.shape(), b.shape(), {flags, std::bit_cast<int>(options.alpha), threads, c.rank()}};
-  static thread_local onednn::Cache<onednn::Call> calls;
-  auto found = calls.find(key);
-  if (found == calls.end())
-    found = calls.emplace(key, make(a.shape(), b.shape(), c.shape(), options, bias.defined(), threads)).first;
+  static thread_local onednn::Cache<Plan> plans;
+  auto found = plans.find(key);
+  if (found == plans.end())
+    found = plans.emplace(key, make_plan(a, b, c, options, bias.defined(), choose, threads)).first;
+  Plan& plan = found->second;
+  const Tensor factor =
+      !plan.reorder ? b : copy_of(b, options.transpose_b ? Form::transposed : Form::blocked, plan.b, [&] {
+        const Tensor copy = Tensor::empty({static_cast<int64_t>(plan.b.get_size() / sizeof(float))});
+        (*plan.reorder)({b.raw(), copy.raw()});
+        return copy;
+      });
   if (bias.defined())
-    found->second({a.raw(), b.raw(), c.raw(), bias.raw()});
+    plan.run({a.raw(), factor.raw(), c.raw(), bias.raw()});
   else
-    found->second({a.raw(), b.raw(), c.raw()});
+    plan.run({a.raw(), factor.raw(), c.raw()});
 }
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, const Tensor& bias) {

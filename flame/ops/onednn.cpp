@@ -21,7 +21,7 @@ Call::Call(dnnl::primitive primitive, int threads, const std::vector<std::pair<i
     : primitive_(std::move(primitive)), threads_(threads) {
   for (const auto& [argument, layout] : operands) {
     memories_.push_back(dnnl::memory(layout, engine(), DNNL_MEMORY_NONE));
-    arguments_.emplace(argument, memories_.back());
+    arguments_.push_back({argument, memories_.back().get()});
   }
 }
 
@@ -30,7 +30,9 @@ void Call::operator()(std::initializer_list<const void*> data) {
   const ThreadLimit limit(threads_);
   auto memory = memories_.begin();
   for (const void* operand : data) (memory++)->set_data_handle(const_cast<void*>(operand));
-  primitive_.execute(stream, arguments_);
+  dnnl::error::wrap_c_api(
+      dnnl_primitive_execute(primitive_.get(), stream.get(), static_cast<int>(arguments_.size()), arguments_.data()),
+      "could not run a primitive");
 }
 
 size_t KeyHash::operator()(const Key& key) const {

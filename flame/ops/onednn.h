@@ -37,7 +37,7 @@ class Call {
   dnnl::primitive primitive_;
   int threads_;
   std::vector<dnnl::memory> memories_;
-  std::unordered_map<int, dnnl::memory> arguments_;
+  std::vector<dnnl_exec_arg_t> arguments_;
 };
 
 // What a primitive depends on.

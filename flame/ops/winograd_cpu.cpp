@@ -127,6 +127,7 @@ bool pays(const Convolution& conv) {
   if (conv.weight[1] != 3 || conv.weight[2] != 3 || conv.stride != 1 || conv.padding > 2) return false;
   constexpr int64_t few = 32, most = 1 << 16;
   if (in % lanes != 0 || out % lanes != 0 || std::min(in, out) < few || in * out > most) return false;
+  if (conv.result().numel(0, 3) < 128) return false;  // reading four times the weight takes longer than it saves
   const auto is_mostly_used = [](int64_t height, int64_t width) {  // the tiles, also where they hang over the edge
     return 2 * height * width > (height + step - 1) / step * ((width + step - 1) / step) * step * step;
   };

@@ -7,7 +7,8 @@
 // rounding errors are about five times those of the plain sum.
 namespace flame::cpu::winograd {
 
-// Whether it pays. The transformed weight is four times the weight's size: too much for the largest layers.
+// Whether it pays. The transformed weight is four times the weight's size: too much for the largest layers and for few
+// pixels.
 bool pays(const Convolution& conv);
 
 // An f32 weight [out, 3, 3, in] as [36, in, out]; for the input's gradient as [36, out, in].

@@ -107,10 +107,10 @@ Array input_gradient(const Array& dy, const Array& w, const Shape& x, int paddin
 
 TEST(Conv2d, OfAFrozenWeightAgreesWithTheDefinition) {
   const std::vector<std::pair<Case, DType>> cases = {
-      {{{4, 16, 16, 64}, {64, 3, 3, 64}, 1, 1}, DType::f32}, {{{2, 4, 4, 128}, {64, 3, 3, 128}, 1, 1}, DType::f32},
-      {{{3, 11, 7, 40}, {32, 3, 3, 40}, 1, 1}, DType::f32},  {{{1, 10, 8, 32}, {48, 3, 3, 32}, 1, 0}, DType::f32},
-      {{{1, 6, 6, 32}, {32, 3, 3, 32}, 1, 2}, DType::f32},   {{{1, 37, 41, 32}, {32, 3, 3, 32}, 1, 1}, DType::f32},
-      {{{1, 8, 8, 32}, {32, 3, 3, 32}, 1, 1}, DType::bf16}};
+      {{{4, 16, 16, 64}, {64, 3, 3, 64}, 1, 1}, DType::f32}, {{{8, 4, 4, 128}, {64, 3, 3, 128}, 1, 1}, DType::f32},
+      {{{3, 11, 7, 40}, {32, 3, 3, 40}, 1, 1}, DType::f32},  {{{3, 10, 8, 32}, {48, 3, 3, 32}, 1, 0}, DType::f32},
+      {{{4, 6, 6, 32}, {32, 3, 3, 32}, 1, 2}, DType::f32},   {{{1, 37, 41, 32}, {32, 3, 3, 32}, 1, 1}, DType::f32},
+      {{{2, 8, 8, 32}, {32, 3, 3, 32}, 1, 1}, DType::bf16}};
   for (const auto& [c, dtype] : cases) {
     SCOPED_TRACE(text(c.x, " * ", c.weight, " padding ", c.padding, " ", dtype));
     const Tensor x = cast(Tensor::randn(c.x), dtype).requires_grad(), weight = cast(Tensor::randn(c.weight), dtype);

@@ -104,6 +104,39 @@ TEST(Linear, AgreesWithTheDefinition) {
   }
 }
 
+TEST(Linear, OfAFrozenWeightAgreesWithTheDefinition) {
+  for (const Shape& shape : {Shape{7, 5}, Shape{32, 32}, Shape{48, 64}, Shape{64, 3}}) {
+    SCOPED_TRACE(text(shape));
+    const Tensor weight = Tensor::randn(shape);
+    weight.freeze();
+    for (int64_t rows : {1, 6, 300}) {
+      const Tensor x = Tensor::randn({rows, shape[1]}), bias = Tensor::randn({shape[0]});
+      const auto op = [&](const std::vector<Tensor>& in) { return linear(in[0], weight, in[1]); };
+      EXPECT_LT(reference::error(op({x, bias}), affine({Array(x), Array(weight), Array(bias)})), 2e-6);
+      if (rows > 6) continue;  // the slopes take too long
+      reference::expect_same(
+          op,
+          [&](const auto& in) {
+            return affine({in[0], Array(weight), in[1]});
+          },
+          {x, bias}, 2e-6);
+    }
+  }
+}
+
+TEST(Linear, KeepsOneCopyOfASmallFrozenWeightForEachDirection) {
+  const auto held = [] { return memory_use(Device::cpu()).by_purpose[static_cast<size_t>(Purpose::weights)]; };
+  const size_t before = held();
+  const Tensor weight = Tensor::randn({128, 256});
+  weight.freeze();
+  for (int run = 0; run < 3; ++run) {
+    const Tensor x = Tensor::randn({16, 256}).requires_grad();
+    Tape tape;
+    linear(x, weight).sum().backward();
+    EXPECT_LE(held() - before, 2 * weight.bytes());
+  }
+}
+
 TEST(Linear, StoresHalvesAndComputesInFloat) {
   for (auto [dtype, tolerance] : {std::pair{DType::f16, 6e-4}, {DType::bf16, 4e-3}}) {
     const std::vector<Tensor> inputs = {cast(Tensor::randn({9, 33}), dtype), cast(Tensor::randn({6, 33}), dtype),
