@@ -56,6 +56,7 @@ void linear_layer(int64_t rows, int64_t in, int64_t out, int64_t rank) {
   const Tensor x = Tensor::randn({rows, in}).requires_grad(), weight = Tensor::randn({out, in}),
                bias = Tensor::randn({out});
   const Tensor down = Tensor::randn({rank, in}).requires_grad(), up = Tensor::randn({out, rank}).requires_grad();
+  weight.freeze();
   const double dense = 2.0 * static_cast<double>(rows * in * out),
                low = 2.0 * static_cast<double>(rows * rank * (in + out));
   measure(
