@@ -1,3 +1,5 @@
+#include <omp.h>
+
 #include <array>
 #include <bit>
 #include <cstdlib>
@@ -26,7 +28,7 @@ constexpr bool reuse = false;
 constexpr bool reuse = true;
 #endif
 
-// Keeps freed blocks by size: a training step asks for the same sizes again, and fresh pages cost more than the kernels.
+// Keeps freed blocks by size: a step asks for the same sizes again, and fresh pages cost more than the kernels.
 class CpuAllocator {
  public:
   std::byte* get(size_t bytes, Purpose purpose) {
@@ -35,10 +37,7 @@ class CpuAllocator {
     use_.current += size;
     use_.peak = std::max(use_.peak, use_.current);
     use_.by_purpose[static_cast<size_t>(purpose)] += size;
-    auto& blocks = free_[size];
-    if (!blocks.empty()) {
-      std::byte* block = blocks.back();
-      blocks.pop_back();
+    if (std::byte* block = take(free_[size])) {
       use_.cached -= size;
       return block;
     }
@@ -52,7 +51,7 @@ class CpuAllocator {
     std::lock_guard lock(mutex_);
     forget(size, purpose);
     if (!reuse) return std::free(block);
-    free_[size].push_back(block);
+    free_[size][thread()].push_back(block);
     use_.cached += size;
   }
 
@@ -68,21 +67,39 @@ class CpuAllocator {
 
   void release() {
     std::lock_guard lock(mutex_);
-    for (auto& [size, blocks] : free_) {
-      for (auto* block : blocks) std::free(block);
+    for (auto& [size, bin] : free_) {
+      for (auto& blocks : bin) {
+        for (auto* block : blocks) std::free(block);
+      }
     }
     free_.clear();
     use_.cached = 0;
   }
 
  private:
+  // Freed blocks of one size, by the thread that freed them: it is the one that has them in its cache.
+  using Bin = std::array<std::vector<std::byte*>, 16>;
+  static size_t thread() { return static_cast<size_t>(omp_get_thread_num()) % std::tuple_size_v<Bin>; }
+
+  static std::byte* take(Bin& bin) {
+    const size_t own = thread();
+    for (size_t i = 0; i < bin.size(); ++i) {
+      auto& blocks = bin[(own + i) % bin.size()];
+      if (blocks.empty()) continue;
+      std::byte* block = blocks.back();
+      blocks.pop_back();
+      return block;
+    }
+    return nullptr;
+  }
+
   void forget(size_t size, Purpose purpose) {
     use_.current -= size;
     use_.by_purpose[static_cast<size_t>(purpose)] -= size;
   }
 
   std::mutex mutex_;
-  std::map<size_t, std::vector<std::byte*>> free_;
+  std::map<size_t, Bin> free_;
   MemoryUse use_;
 };
 

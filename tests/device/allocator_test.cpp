@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <thread>
 
@@ -75,6 +76,28 @@ TEST(Allocator, GivesItsCacheBack) {
   release_cache(cpu);
   EXPECT_EQ(use().cached, 0u);
 }
+
+#ifndef __SANITIZE_ADDRESS__  // under which nothing is reused
+TEST(Allocator, AThreadGetsBackTheBlockThatItFreed) {
+  constexpr size_t bytes = 123456;
+  std::byte *first[2] = {}, *second[2] = {};
+  const auto in_both_threads = [](const auto& f) {
+#pragma omp parallel num_threads(2)
+    f(omp_get_thread_num());
+  };
+  std::shared_ptr<Buffer> held[2];
+  in_both_threads([&](int t) { held[t] = allocate(bytes, cpu), first[t] = held[t]->data(); });
+  in_both_threads([&](int t) { held[t].reset(); });
+  in_both_threads([&](int t) { held[t] = allocate(bytes, cpu), second[t] = held[t]->data(); });
+  EXPECT_EQ(first[0], second[0]);
+  EXPECT_EQ(first[1], second[1]);
+  held[0].reset();
+  held[1].reset();
+  const size_t cached = use().cached;
+  const auto a = allocate(bytes, cpu), b = allocate(bytes, cpu);  // its own, then the other's
+  EXPECT_LE(use().cached, cached - 2 * bytes);
+}
+#endif
 
 TEST(Allocator, TooMuchIsAnErrorAndLeavesNoTrace) {
 #ifndef __SANITIZE_ADDRESS__  // which ends the program instead
