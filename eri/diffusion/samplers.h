@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string_view>
 #include <vector>
 
 #include "eri/diffusion/noise_schedule.h"
@@ -30,15 +31,21 @@ class Denoiser {
   Prediction prediction_;
 };
 
-// ComfyUI's `normal` schedule: `steps` timesteps evenly from 999 to 0, then 0. steps + 1 values, falling.
-std::vector<double> normal_schedule(const Denoiser& denoiser, int steps);
+// Noise levels from the first step's to 0, under ComfyUI's names: normal, sgm_uniform, simple, karras, ddim_uniform.
+// steps + 1 falling values; ddim_uniform may give one more. Throws for an unknown name, listing the known ones.
+std::vector<double> schedule_sigmas(std::string_view name, const Denoiser& denoiser, int steps);
 
 // x0's guided estimate at (x, sigma).
 using Estimate = std::function<Tensor(const Tensor& x, double sigma)>;
+// Unit noise for step k, shaped like x; asked for by samplers that add some.
+using StepNoise = std::function<Tensor(int step)>;
 // Called after step k with x and the estimate that made it.
 using OnStep = std::function<void(int step, const Tensor& x, const Tensor& denoised)>;
 
-// Euler's method on dx/dsigma = (x - denoised) / sigma (Karras et al., arXiv:2206.00364), from sigmas.front() to 0.
-Tensor sample_euler(Tensor x, const std::vector<double>& sigmas, const Estimate& estimate, const OnStep& on_step = {});
+// From x at sigmas.front() to the picture, under ComfyUI's names: euler and ddim (the same thing from pure noise),
+// euler_ancestral (eta 1), dpmpp_2m, dpmpp_2m_sde (midpoint, eta 1). Karras et al., arXiv:2206.00364; Lu et al.,
+// DPM-Solver++, arXiv:2211.01095. Throws for an unknown name, listing the known ones.
+Tensor run_sampler(std::string_view name, const Tensor& x, const std::vector<double>& sigmas, const Estimate& estimate,
+                   const StepNoise& noise = {}, const OnStep& on_step = {});
 
 }  // namespace eri

@@ -68,8 +68,8 @@ Tensor SDXLSampler::sample_latents(const std::string& prompt, const Tensor& nois
   };
 
   // 3. From noise to latents.
-  const std::vector<double> sigmas = normal_schedule(denoiser, steps);
-  return sample_euler(denoiser.start(noise, sigmas.front()), sigmas, estimate);
+  const std::vector<double> sigmas = schedule_sigmas("normal", denoiser, steps);
+  return run_sampler("euler", denoiser.start(noise, sigmas.front()), sigmas, estimate);
 }
 
 flame::Image SDXLSampler::sample(const std::string& prompt, int steps, const SampleOptions& options) const {

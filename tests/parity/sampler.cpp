@@ -8,12 +8,11 @@ namespace eri::parity {
 
 Tensors sampler(const Case& c) {
   const std::string name = c.params.at("sampler"), scheduler = c.params.at("scheduler");
-  if (name != "euler" || scheduler != "normal") flame::fail("the sampler ", name, "-", scheduler, " is not built yet");
   const UNet unet = make_unet(c);
   const Prediction prediction = c.params.at("prediction") == "v" ? Prediction::v : Prediction::epsilon;
   const Denoiser denoiser(NoiseSchedule(c.params.at("ztsnr").get<bool>()), prediction);
   const float cfg = c.params.at("cfg");
-  const std::vector<double> sigmas = normal_schedule(denoiser, c.params.at("steps"));
+  const std::vector<double> sigmas = schedule_sigmas(scheduler, denoiser, c.params.at("steps"));
 
   std::vector<int32_t> timesteps;
   const auto estimate = [&](const Tensor& x, double sigma) {
@@ -30,7 +29,8 @@ Tensors sampler(const Case& c) {
 
   const Tensor start = denoiser.start(c.input("noise"), sigmas.front());
   std::vector<Tensor> xs, estimates;
-  sample_euler(start, sigmas, estimate, [&](int, const Tensor& x, const Tensor& denoised) {
+  const auto noise = [&](int step) { return c.input("step_noise").rows(step, 1).view(start.shape()); };
+  run_sampler(name, start, sigmas, estimate, noise, [&](int, const Tensor& x, const Tensor& denoised) {
     xs.push_back(x);
     estimates.push_back(denoised);
   });
