@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <regex>
 #include <set>
 #include <sstream>
 
@@ -17,32 +16,48 @@ bool is_internal(const std::string& file) {
   return names.contains(file) || file.ends_with("_kernels.h") || file.ends_with("_cpu.h");
 }
 
-// "Tensor sum(const Tensor& x, bool keepdim = false);" as "sum(Tensor,bool)".
-std::string signature(const std::string& name, const std::string& parameters) {
-  std::string types;
-  std::stringstream list(parameters);
-  for (std::string parameter; std::getline(list, parameter, ',');) {
-    parameter = std::regex_replace(parameter, std::regex(R"(=.*|\bconst\b|&)"), "");
-    std::smatch words;
-    std::regex_search(parameter, words, std::regex(R"(\S+)"));
-    if (!types.empty()) types += ',';
-    types += words.str();
+// "const std::vector<int>& axes = {}" as "std::vector<int>": the first word that is not const.
+std::string type_of(const std::string& parameter) {
+  std::stringstream words(parameter);
+  std::string type;
+  while (words >> type && type == "const") {
   }
-  return text(name, "(", types, ")");
+  return type.substr(0, type.find('&'));
+}
+
+// "sum(const Tensor& x, bool keepdim = false)" as "sum(Tensor,bool)".
+std::string signature(const std::string& declaration) {
+  const size_t open = declaration.find('(');
+  std::stringstream parameters(declaration.substr(open + 1, declaration.rfind(')') - open - 1));
+  std::string types;
+  for (std::string parameter; std::getline(parameters, parameter, ',');) {
+    if (!types.empty()) types += ',';
+    types += type_of(parameter);
+  }
+  return text(declaration.substr(0, open), "(", types, ")");
+}
+
+// What begins a line with "Tensor name(" or "void name(" and ends with ";".
+void add_declarations(const std::filesystem::path& header, std::set<std::string>& result) {
+  std::ifstream file(header);
+  std::string declaration;
+  for (std::string line; std::getline(file, line);) {
+    line = line.substr(0, line.find("//"));
+    for (const std::string start : {"Tensor ", "void "})
+      if (line.starts_with(start) && line.find('(') != line.npos) declaration = line.substr(start.size()), line = "";
+    if (declaration.empty()) continue;
+    declaration += line;
+    if (declaration.find(';') == declaration.npos) continue;
+    result.insert(signature(declaration));
+    declaration.clear();
+  }
 }
 
 std::set<std::string> declared() {
   std::set<std::string> result;
-  for (const auto& entry : std::filesystem::directory_iterator(TESTS_DIR "/../flame/ops")) {
-    const std::string file = entry.path().filename();
-    if (entry.path().extension() != ".h" || is_internal(file)) continue;
-    std::stringstream content;
-    content << std::ifstream(entry.path()).rdbuf();
-    const std::string code = std::regex_replace(content.str(), std::regex("//[^\n]*"), "");
-    const std::regex declaration(R"(\n(?:Tensor|void) (operator\S+?|\w+)\(([^;]*)\);)");
-    for (std::sregex_iterator match(code.begin(), code.end(), declaration), end; match != end; ++match)
-      result.insert(signature((*match)[1], (*match)[2]));
-  }
+  for (const auto& entry : std::filesystem::directory_iterator(TESTS_DIR "/../flame/ops"))
+    if (entry.path().extension() == ".h" && !is_internal(entry.path().filename()))
+      add_declarations(entry.path(), result);
   return result;
 }
 
