@@ -28,6 +28,7 @@ class Family {
                                    const std::vector<SizeConditioning>& sizes) const = 0;
   virtual flame::Tensor encode_pictures(const flame::Tensor& pixels, const flame::Tensor& noise) const = 0;
   virtual flame::Shape latent_shape(int64_t batch, int64_t height, int64_t width) const = 0;
+  virtual int64_t size_multiple() const = 0;  // what a picture's sides must be multiples of
   virtual void release_encoders() = 0;
   virtual flame::Device device() const = 0;
 

@@ -70,6 +70,10 @@ Trainer::Trainer(const TrainConfig& config)
   // 2. The frozen model; pictures and captions go through its encoders once.
   base_metadata_ = std::async(std::launch::async, base_model_metadata, fs::path(config_.pretrained_model_name_or_path));
   family_ = load_sdxl(config_.pretrained_model_name_or_path, device);
+  for (int64_t side : {config_.resolution.width, config_.resolution.height}) {
+    if (side % family_->size_multiple() != 0)
+      fail("resolution: this model takes multiples of ", family_->size_multiple(), ", got ", side);
+  }
   notices_ = dataset_.notices();
   for (const Sample& sample : dataset_.samples()) {
     if (const size_t cut = family_->tokens_cut(sample.caption))
@@ -128,8 +132,14 @@ void Trainer::run(const std::atomic<bool>& stop) {
   for (int64_t first = steps_done_ + 1; steps_done_ < config_.max_train_steps && !stop;) {
     log.step(step());
     if (steps_done_ == first) log.say(memory_by_purpose(family_->device()));
-    const bool on_the_way = config_.save_every_n_steps && steps_done_ % config_.save_every_n_steps == 0;
-    if (on_the_way && steps_done_ < config_.max_train_steps) save(config_.output_name + step_name(steps_done_), log);
+    const bool due = config_.save_every_n_steps && steps_done_ % config_.save_every_n_steps == 0;
+    if (!due || steps_done_ == config_.max_train_steps) continue;
+    try {
+      save(config_.output_name + step_name(steps_done_), log);
+    } catch (const flame::Error& error) {
+      log.say(text(error.what(), "\nTraining goes on and will save again at step ",
+                   std::min(steps_done_ + config_.save_every_n_steps, config_.max_train_steps), "."));
+    }
   }
   if (steps_done_ == config_.max_train_steps) return save(config_.output_name, log);
   const std::string name = config_.output_name + step_name(steps_done_);

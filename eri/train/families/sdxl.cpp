@@ -46,6 +46,8 @@ class Sdxl : public Family {
     return {batch, vae_->latent_channels(), height / multiple, width / multiple};
   }
 
+  int64_t size_multiple() const override { return vae_->size_multiple() * unet_.size_multiple(); }
+
   void release_encoders() override {
     vae_.reset();
     text_.reset();
