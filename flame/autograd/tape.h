@@ -110,13 +110,14 @@ Tensor record_always(const char* op, const Tensor& y, std::span<const Tensor> in
 // y as the result of an op without a gradient: throws if an input wants one, so that none stops silently.
 Tensor no_gradient(const char* op, const Tensor& y, std::initializer_list<Tensor> inputs);
 
-// f(x), keeping only x: f runs again in the backward pass. Parameters inside f get their gradients, also if x is frozen.
+// f(x), keeping only x: f runs again in the backward pass. Parameters and other tensors that f reads get their gradients,
+// also if x is frozen.
 Tensor checkpoint(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
 
 // f(inputs), whose samples (rows of the first axis, of the inputs and of the result) do not depend on each other. On the
 // CPU each thread takes some of them, forward and backward, if there are enough: threads that work side by side need not
-// wait for each other after every op. Like checkpoint() it knows of leaves inside f, but not of other tensors that want
-// gradients: those must be inputs.
+// wait for each other after every op. It knows of leaves inside f, but not of other tensors that want gradients: those
+// must be inputs.
 using BatchFunction = std::function<Tensor(std::span<const Tensor> inputs)>;
 Tensor split_batch(const BatchFunction& f, const std::vector<Tensor>& inputs);
 
