@@ -28,10 +28,11 @@ fuzz:
 	cmake --build --preset sanitize --target fuzz
 
 bench:
-	tools/install_packages.sh build
+	tools/install_packages.sh build bench
 	cmake --preset release -D ERI_BENCH=ON
-	cmake --build --preset release --target programs bench_kernels
+	cmake --build --preset release --target programs bench_kernels bench_step
 	build/release/bin/bench_kernels
+	bench/run.py
 
 # What fails is for the report to say, so it does not stop here.
 reports:

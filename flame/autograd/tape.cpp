@@ -4,6 +4,8 @@
 #include <atomic>
 #include <utility>
 
+#include "flame/autograd/profile.h"
+
 namespace flame {
 
 void accumulate(const Tensor& into, const Tensor& x);  // into += x, in flame/ops
@@ -116,7 +118,10 @@ void Tape::backward(const Tensor& y, const Tensor& dy, GradientMap& gradients) {
   while (!nodes.empty()) {
     Node node = std::move(nodes.back());
     nodes.pop_back();
-    if (const Tensor gradient = gradients.take(node.slot); gradient.defined()) node.rule(gradient, gradients);
+    if (const Tensor gradient = gradients.take(node.slot); gradient.defined()) {
+      node.rule(gradient, gradients);
+      Profile::note(node.op, " backward");
+    }
   }
 }
 
@@ -126,6 +131,7 @@ SlotPtr wants(const Tensor& x) {
 }
 
 Tensor record(const char* op, const Tensor& y, std::span<const Tensor> inputs, Backward rule) {
+  Profile::note(op);
   const bool wanted = std::any_of(inputs.begin(), inputs.end(), [](const Tensor& input) { return wants(input); });
   return wanted ? record_always(op, y, inputs, std::move(rule)) : y;
 }
