@@ -115,13 +115,15 @@ TEST_P(Catalogue, EqualsTheReference) {
         << "gradient of input " << i;
 }
 
-// A fast op equals its plain definition, in value and gradients.
+// A fast op equals its plain definition, in value and gradients, small and large.
 TEST_P(Redefined, EqualsItsPlainDefinition) {
-  const Tensors x = draw(line());
-  const Outcome fast = evaluate(line().f, x, trainable(line())), plain = evaluate(line().plain, x, trainable(line()));
-  EXPECT_TRUE(near(fast.y, plain.y, 2 * summed.value));
-  for (int i : trainable(line()))
-    EXPECT_TRUE(near(fast.gradients[i], plain.gradients[i], 2 * summed.gradient)) << "gradient of input " << i;
+  for (const Tensors& x : {draw(line()), draw(line(), line().large)}) {
+    const Outcome fast = evaluate(line().f, x, trainable(line())), plain = evaluate(line().plain, x, trainable(line()));
+    EXPECT_TRUE(near(fast.y, plain.y, 2 * summed.value)) << x[0].shape();
+    for (int i : trainable(line()))
+      EXPECT_TRUE(near(fast.gradients[i], plain.gradients[i], 2 * summed.gradient))
+          << x[0].shape() << ", gradient of input " << i;
+  }
 }
 
 // In f16 and bf16 the result is the f32 one of the same inputs, rounded to storage.

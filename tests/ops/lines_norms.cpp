@@ -77,7 +77,10 @@ std::vector<Line> norm_lines() {
        .f = [](In x) { return geglu(x[0]); },
        .tolerance = function,
        .kept = {{0}},
-       .plain = [](In x) { return narrow(x[0], -1, 0, 5) * gelu(narrow(x[0], -1, 5, 5)); },
+       .plain =
+           [](In x) {
+             return narrow(x[0], -1, 0, x[0].dim(-1) / 2) * gelu(narrow(x[0], -1, x[0].dim(-1) / 2, x[0].dim(-1) / 2));
+           },
        .large = {{257, 514}},
        .misfits = {{{2, 3}}, {{}}}},
   };

@@ -38,9 +38,7 @@ std::vector<Line> product_lines() {
        .tolerance = summed,
        .kept = other,
        .plain =
-           [](In x) {
-             return repeat(x[0], 1, 3).matmul(repeat(reshape(x[1], {1, 3, 4, 5}), 0, 2));
-           },
+           [](In x) { return repeat(x[0], 1, 3).matmul(repeat(reshape(x[1], x[1].shape().inserted(0, 1)), 0, 2)); },
        .large = {{2, 1, 129, 65}, {3, 65, 127}}},
       {.name = "matmul.tall",
        .covers = "matmul(Tensor,Tensor)",
