@@ -117,7 +117,7 @@ LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start) {
   lora_ = LoRA(std::move(modules));
 }
 
-void apply(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets) {
+void apply_loras(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets) {
   for (const auto& [lora, strength] : loras) require_targets(lora, targets);
   for (const LoraTarget& target : targets) {
     std::vector<Tensor> downs, ups;

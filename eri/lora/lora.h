@@ -85,7 +85,7 @@ class LoraNetwork {
 
 // Puts the sum of several LoRAs, each times its strength, into the layers, in place of what was there. Throws, listing
 // them, if modules fit no target.
-void apply(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets);
+void apply_loras(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets);
 
 std::string listed(const std::vector<std::string>& names);  // for messages: "a, b, c, d, e and 7 more"
 

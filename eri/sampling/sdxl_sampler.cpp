@@ -40,7 +40,7 @@ SDXLSampler::~SDXLSampler() = default;
 
 void SDXLSampler::add_lora(const std::filesystem::path& file, double strength) {
   models_->loras.emplace_back(LoRA::from_safetensors(file), strength);
-  eri::apply(models_->loras, models_->targets);
+  apply_loras(models_->loras, models_->targets);
 }
 
 Tensor SDXLSampler::sample_latents(const std::string& prompt, const Tensor& noise, int steps,
