@@ -1,4 +1,5 @@
 # Installs FLAME from BUILD_DIR, then builds and runs the README's example against it, knowing only the installed tree.
+cmake_policy(VERSION 3.25)
 set(work ${BUILD_DIR}/install-test)
 file(REMOVE_RECURSE ${work})
 
