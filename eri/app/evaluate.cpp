@@ -23,7 +23,7 @@ void run(const Arguments& arguments) {
                                                               .caption_extension = arguments.caption_extension});
   const auto family = load_sdxl(arguments.model, flame::Device::parse(arguments.machine.device));
   if (!arguments.lora.empty())
-    eri::apply(std::vector{std::pair{LoRA::from_safetensors(arguments.lora), 1.0}}, family->all_targets());
+    apply_loras(std::vector{std::pair{LoRA::from_safetensors(arguments.lora), 1.0}}, family->all_targets());
   const CachedDataset cache(dataset, *family, 0);
   std::cout << "fixed-noise loss " << fixed_noise_loss(*family, cache) << std::endl;
 }
