@@ -19,9 +19,9 @@ class GradientMap {
   void bind(const Tensor& leaf, const Tensor& destination);
 
   bool contains(const Tensor& x) const { return x.slot() && gradients_.contains(x.slot()); }
-  const Tensor& operator[](const Tensor& x) const;   // throws if there is no gradient for x
-  Tensor take(const SlotPtr& slot);                  // removes it; no tensor if there is none
-  void add(const GradientMap& others);               // all of them
+  const Tensor& operator[](const Tensor& x) const;  // throws if there is no gradient for x
+  Tensor take(const SlotPtr& slot);                 // removes it; no tensor if there is none
+  void add(const GradientMap& others);              // all of them
   size_t size() const { return gradients_.size(); }
 
  private:
@@ -44,7 +44,7 @@ class Tape {
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
-  static Tape* current();   // null where none exists or a PauseTape is in force
+  static Tape* current();  // null where none exists or a PauseTape is in force
 
   // Gradients of a scalar, or of sum(y * dy), for every leaf that it depends on; then the tape is empty.
   GradientMap backward(const Tensor& loss);
@@ -52,8 +52,8 @@ class Tape {
   void backward(const Tensor& y, const Tensor& dy, GradientMap& gradients);
 
   size_t size() const { return nodes_.size(); }
-  size_t bytes_kept() const { return bytes_kept_; }   // bytes that rules keep for the backward pass
-  uint64_t epoch() const { return epoch_; }           // changes with every backward pass
+  size_t bytes_kept() const { return bytes_kept_; }  // bytes that rules keep for the backward pass
+  uint64_t epoch() const { return epoch_; }          // changes with every backward pass
 
   // What was recorded, taken off the tape to be run later: in another thread, for instance.
   class Recording {
@@ -110,14 +110,14 @@ Tensor record_always(const char* op, const Tensor& y, std::span<const Tensor> in
 // y as the result of an op without a gradient: throws if an input wants one, so that none stops silently.
 Tensor no_gradient(const char* op, const Tensor& y, std::initializer_list<Tensor> inputs);
 
-// f(x), keeping only x: f runs again in the backward pass. Parameters and other tensors that f reads get their gradients,
-// also if x is frozen.
+// f(x), keeping only x: f runs again in the backward pass. Parameters and other tensors that f reads get their
+// gradients, also if x is frozen.
 Tensor checkpoint(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
 
-// f(inputs), whose samples (rows of the first axis, of the inputs and of the result) do not depend on each other. On the
-// CPU each thread takes some of them, forward and backward, if there are enough: threads that work side by side need not
-// wait for each other after every op. It knows of leaves inside f, but not of other tensors that want gradients: those
-// must be inputs.
+// f(inputs), whose samples (rows of the first axis, of the inputs and of the result) do not depend on each other. On
+// the CPU each thread takes some of them, forward and backward, if there are enough: threads that work side by side
+// need not wait for each other after every op. It knows of leaves inside f, but not of other tensors that want
+// gradients: those must be inputs.
 using BatchFunction = std::function<Tensor(std::span<const Tensor> inputs)>;
 Tensor split_batch(const BatchFunction& f, const std::vector<Tensor>& inputs);
 

@@ -33,7 +33,7 @@ struct f16 {
       bits = static_cast<uint16_t>(sign | 0x7E00 | (magnitude >> 13 & 0x3FF));
     } else if (magnitude >= 0x47800000) {
       bits = static_cast<uint16_t>(sign | 0x7C00);
-    } else if (magnitude < 0x38800000) {   // subnormal in f16: let float addition round at 2^-24
+    } else if (magnitude < 0x38800000) {  // subnormal in f16: let float addition round at 2^-24
       const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
       bits = static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3F000000));
     } else {
@@ -47,7 +47,7 @@ struct f16 {
 #else
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, magnitude = bits & 0x7FFF;
     if (magnitude >= 0x7C00) return std::bit_cast<float>(sign | 0x7F800000 | (magnitude & 0x3FF) << 13);
-    const float value = std::bit_cast<float>(magnitude << 13) * 0x1p112f;   // exact, subnormals too
+    const float value = std::bit_cast<float>(magnitude << 13) * 0x1p112f;  // exact, subnormals too
     return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
 #endif
   }
@@ -85,10 +85,14 @@ constexpr DType dtype_of() {
 template <class F>
 decltype(auto) visit(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f32: return f.template operator()<float>();
-    case DType::f16: return f.template operator()<f16>();
-    case DType::bf16: return f.template operator()<bf16>();
-    default: fail("expected a floating dtype, got ", name(dtype));
+    case DType::f32:
+      return f.template operator()<float>();
+    case DType::f16:
+      return f.template operator()<f16>();
+    case DType::bf16:
+      return f.template operator()<bf16>();
+    default:
+      fail("expected a floating dtype, got ", name(dtype));
   }
 }
 
@@ -96,11 +100,16 @@ decltype(auto) visit(DType dtype, F&& f) {
 template <class F>
 decltype(auto) visit_all(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::i64: return f.template operator()<int64_t>();
-    case DType::i32: return f.template operator()<int32_t>();
-    case DType::u8: return f.template operator()<uint8_t>();
-    case DType::boolean: return f.template operator()<bool>();
-    default: return visit(dtype, static_cast<F&&>(f));
+    case DType::i64:
+      return f.template operator()<int64_t>();
+    case DType::i32:
+      return f.template operator()<int32_t>();
+    case DType::u8:
+      return f.template operator()<uint8_t>();
+    case DType::boolean:
+      return f.template operator()<bool>();
+    default:
+      return visit(dtype, static_cast<F&&>(f));
   }
 }
 

@@ -29,7 +29,7 @@ class Generator {
 
   uint64_t seed() const { return seed_; }
   uint32_t step() const { return step_; }
-  void set_step(uint32_t step) { step_ = step, call_ = 0; }   // begin the numbers of a training step
+  void set_step(uint32_t step) { step_ = step, call_ = 0; }  // begin the numbers of a training step
   uint32_t next_call() { return call_++; }
 
  private:
@@ -38,7 +38,7 @@ class Generator {
   uint32_t call_ = 0;
 };
 
-Generator& default_generator();            // for tensors made without naming one; seed 0 at start
-void manual_seed(uint64_t seed);           // starts the default generator anew
+Generator& default_generator();   // for tensors made without naming one; seed 0 at start
+void manual_seed(uint64_t seed);  // starts the default generator anew
 
 }  // namespace flame

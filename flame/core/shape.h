@@ -20,17 +20,17 @@ class Shape {
   explicit Shape(std::span<const int64_t> extents);
 
   int rank() const { return rank_; }
-  int64_t operator[](int axis) const { return extents_[axis]; }   // 0 <= axis < rank
-  int64_t dim(int axis) const;                                    // checked; negative counts from the end
-  int axis(int axis) const;                                       // the same axis as 0..rank-1, checked
+  int64_t operator[](int axis) const { return extents_[axis]; }  // 0 <= axis < rank
+  int64_t dim(int axis) const;                                   // checked; negative counts from the end
+  int axis(int axis) const;                                      // the same axis as 0..rank-1, checked
   int64_t numel() const;
-  int64_t numel(int first, int last) const;                       // product of the extents in [first, last)
+  int64_t numel(int first, int last) const;  // product of the extents in [first, last)
   const int64_t* begin() const { return extents_.data(); }
   const int64_t* end() const { return extents_.data() + rank_; }
 
   Shape with(int axis, int64_t extent) const;
   Shape without(int axis) const;
-  Shape inserted(int axis, int64_t extent) const;                 // axis may be rank: appended
+  Shape inserted(int axis, int64_t extent) const;  // axis may be rank: appended
   friend bool operator==(const Shape&, const Shape&) = default;
 
  private:

@@ -18,27 +18,27 @@ struct Slot {
   Shape shape;
   DType dtype;
   Device device;
-  uint64_t epoch;   // the tape's epoch that made it, 0 for a leaf
+  uint64_t epoch;  // the tape's epoch that made it, 0 for a leaf
 };
 using SlotPtr = std::shared_ptr<Slot>;
 
 // A value handle: dense, row-major, on one device. Copies share the data. Ops never change their inputs.
 class Tensor {
  public:
-  Tensor() = default;   // no tensor: defined() is false
+  Tensor() = default;  // no tensor: defined() is false
 
-  static Tensor empty(const Shape& shape, DType dtype = DType::f32, Device device = Device::cpu());   // uninitialised
+  static Tensor empty(const Shape& shape, DType dtype = DType::f32, Device device = Device::cpu());  // uninitialised
   static Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device device = Device::cpu());
   static Tensor ones(const Shape& shape, DType dtype = DType::f32, Device device = Device::cpu());
   static Tensor full(const Shape& shape, double value, DType dtype = DType::f32, Device device = Device::cpu());
-  static Tensor arange(int64_t count, DType dtype = DType::f32, Device device = Device::cpu());   // 0, 1, .. count-1
+  static Tensor arange(int64_t count, DType dtype = DType::f32, Device device = Device::cpu());  // 0, 1, .. count-1
   static Tensor randn(const Shape& shape, Device device = Device::cpu());
-  static Tensor randint(int64_t low, int64_t high, const Shape& shape, Device device = Device::cpu());   // i64
+  static Tensor randint(int64_t low, int64_t high, const Shape& shape, Device device = Device::cpu());  // i64
   // Rows of the first axis are the samples first_sample, first_sample + 1, ... of `generator`.
   static Tensor randn(const Shape& shape, Generator& generator, Device device = Device::cpu(),
                       int64_t first_sample = 0);
   static Tensor rand(const Shape& shape, Generator& generator, Device device = Device::cpu(),
-                     int64_t first_sample = 0);   // [0, 1)
+                     int64_t first_sample = 0);  // [0, 1)
   static Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generator,
                         Device device = Device::cpu(), int64_t first_sample = 0);
   template <class T>
@@ -77,19 +77,19 @@ class Tensor {
   Tensor view(const Shape& shape) const;
   Tensor rows(int64_t begin, int64_t count) const;
 
-  Tensor clone() const;                           // a copy of the bytes, unknown to autograd
-  void copy_from(const Tensor& source) const;     // writes the bytes in place: same shape and dtype, any device
-  void fill(double value) const;                  // writes in place
-  Tensor to(Device device) const;                 // itself where it already is
-  float item() const;                             // the value of a one-element tensor of any dtype
+  Tensor clone() const;                        // a copy of the bytes, unknown to autograd
+  void copy_from(const Tensor& source) const;  // writes the bytes in place: same shape and dtype, any device
+  void fill(double value) const;               // writes in place
+  Tensor to(Device device) const;              // itself where it already is
+  float item() const;                          // the value of a one-element tensor of any dtype
   template <class T>
-  std::vector<T> to_host() const;                 // T must be the dtype's type
+  std::vector<T> to_host() const;  // T must be the dtype's type
 
   // --- autograd (flame/autograd) ---
-  Tensor requires_grad() const;                   // this value as a new leaf
+  Tensor requires_grad() const;  // this value as a new leaf
   bool wants_grad() const { return slot_ != nullptr; }
-  Tensor detach() const;                          // this value, unknown to autograd
-  GradientMap backward() const;                   // through the current tape
+  Tensor detach() const;         // this value, unknown to autograd
+  GradientMap backward() const;  // through the current tape
   const SlotPtr& slot() const { return slot_; }
   Tensor with_slot(SlotPtr slot) const;
 
@@ -99,7 +99,7 @@ class Tensor {
   Tensor permute(std::initializer_list<int> axes) const;
   Tensor narrow(int axis, int64_t begin, int64_t count) const;
   Tensor matmul(const Tensor& other) const;
-  Tensor sum() const;                             // a scalar, shape []
+  Tensor sum() const;  // a scalar, shape []
   Tensor mean() const;
 
  private:
@@ -126,6 +126,6 @@ std::vector<T> Tensor::to_host() const {
   return std::vector<T>(begin, begin + numel());
 }
 
-std::ostream& operator<<(std::ostream& out, const Tensor& tensor);   // shape, dtype, device and the first values
+std::ostream& operator<<(std::ostream& out, const Tensor& tensor);  // shape, dtype, device and the first values
 
 }  // namespace flame

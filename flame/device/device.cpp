@@ -1,16 +1,14 @@
 #include "flame/device/device.h"
 
-#include <ostream>
-
 #include <omp.h>
+
+#include <ostream>
 
 #include "flame/core/error.h"
 
 namespace flame {
 
-Device Device::cuda(int index) {
-  fail("device cuda:", index, ": this build of FLAME has no CUDA; use cpu");
-}
+Device Device::cuda(int index) { fail("device cuda:", index, ": this build of FLAME has no CUDA; use cpu"); }
 
 Device Device::parse(std::string_view name) {
   if (name == "cpu" || name == "auto") return cpu();

@@ -14,8 +14,8 @@ namespace flame {
 class Device {
  public:
   static Device cpu() { return Device(-1); }
-  static Device cuda(int index = 0);            // throws where there is no such GPU
-  static Device parse(std::string_view name);   // "auto", "cpu", "cuda", "cuda:1"
+  static Device cuda(int index = 0);           // throws where there is no such GPU
+  static Device parse(std::string_view name);  // "auto", "cpu", "cuda", "cuda:1"
 
   bool is_cpu() const { return index_ < 0; }
   bool is_cuda() const { return index_ >= 0; }
@@ -73,17 +73,17 @@ class Buffer {
   Device device_;
   Purpose purpose_;
   bool frozen_ = false;
-  std::shared_ptr<const void> owner_;   // set where the bytes belong to somebody else, a mapped file for instance
+  std::shared_ptr<const void> owner_;  // set where the bytes belong to somebody else, a mapped file for instance
   std::shared_ptr<void> attachment_;
 };
 
-std::shared_ptr<Buffer> allocate(size_t bytes, Device device);                  // not initialised
-std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner);   // CPU, read only
+std::shared_ptr<Buffer> allocate(size_t bytes, Device device);                                      // not initialised
+std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner);  // CPU, read only
 
 struct MemoryUse {
-  size_t current = 0;                                       // bytes in live buffers
-  size_t peak = 0;                                          // the most since the last reset_peak
-  size_t cached = 0;                                        // bytes kept for reuse
+  size_t current = 0;  // bytes in live buffers
+  size_t peak = 0;     // the most since the last reset_peak
+  size_t cached = 0;   // bytes kept for reuse
   size_t by_purpose[static_cast<size_t>(Purpose::count)] = {};
 };
 MemoryUse memory_use(Device device);

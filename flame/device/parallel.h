@@ -1,9 +1,9 @@
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdint>
-
-#include <omp.h>
 
 namespace flame {
 
@@ -23,7 +23,7 @@ void parallel_for(int64_t n, int64_t grain, const F& f) {
     if (n > 0) run_piece(f, 0, n);
     return;
   }
-#pragma omp parallel for schedule(static) num_threads(static_cast<int>(pieces))
+#pragma omp parallel for schedule(static) num_threads(static_cast <int>(pieces))
   for (int64_t i = 0; i < pieces; ++i) run_piece(f, n * i / pieces, n * (i + 1) / pieces);
 }
 

@@ -52,7 +52,8 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
     return reshape(y, a.shape().with(-1, b.dim(1)));
   }
   const auto batch = [](const Shape& shape) { return shape.without(-1).without(-1); };
-  const auto matrices = [lead = broadcast(batch(a.shape()), batch(b.shape()), "matmul")](int64_t rows, int64_t columns) {
+  const auto matrices = [lead = broadcast(batch(a.shape()), batch(b.shape()), "matmul")](int64_t rows,
+                                                                                         int64_t columns) {
     return lead.inserted(lead.rank(), rows).inserted(lead.rank() + 1, columns);
   };
   const Tensor y = Tensor::empty(matrices(a.dim(-2), b.dim(-1)), a.dtype(), a.device());

@@ -2,7 +2,8 @@
 
 #include "flame/core/tensor.h"
 
-// One value at a time, with NumPy's broadcasting between two tensors. Arithmetic is fp32, storage is the tensors' dtype.
+// One value at a time, with NumPy's broadcasting between two tensors. Arithmetic is fp32, storage is the tensors'
+// dtype.
 namespace flame {
 
 Tensor operator+(const Tensor& a, const Tensor& b);
@@ -18,7 +19,7 @@ Tensor operator-(float a, const Tensor& b);
 Tensor operator*(float a, const Tensor& b);
 Tensor operator/(float a, const Tensor& b);
 Tensor operator-(const Tensor& a);
-Tensor minimum(const Tensor& a, const Tensor& b);   // where equal, the gradient is halved, as in PyTorch
+Tensor minimum(const Tensor& a, const Tensor& b);  // where equal, the gradient is halved, as in PyTorch
 Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor pow(const Tensor& a, const Tensor& b);
 Tensor pow(const Tensor& a, float exponent);
@@ -34,9 +35,9 @@ Tensor clamp(const Tensor& x, float low, float high);
 
 Tensor sigmoid(const Tensor& x);
 Tensor tanh(const Tensor& x);
-Tensor silu(const Tensor& x);         // x sigmoid(x)
-Tensor gelu(const Tensor& x);         // x Phi(x), the exact (erf) form
-Tensor quick_gelu(const Tensor& x);   // x sigmoid(1.702 x), as OpenAI's CLIP has it
+Tensor silu(const Tensor& x);        // x sigmoid(x)
+Tensor gelu(const Tensor& x);        // x Phi(x), the exact (erf) form
+Tensor quick_gelu(const Tensor& x);  // x sigmoid(1.702 x), as OpenAI's CLIP has it
 
 // Comparisons give booleans and have no gradient.
 Tensor operator<(const Tensor& a, const Tensor& b);
@@ -45,8 +46,8 @@ Tensor operator>(const Tensor& a, const Tensor& b);
 Tensor operator>=(const Tensor& a, const Tensor& b);
 Tensor equal(const Tensor& a, const Tensor& b);
 Tensor not_equal(const Tensor& a, const Tensor& b);
-Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);   // a where the boolean condition holds, else b
+Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);  // a where the boolean condition holds, else b
 
-void accumulate(const Tensor& into, const Tensor& x);   // into += x in place; same shape and dtype; no autograd
+void accumulate(const Tensor& into, const Tensor& x);  // into += x in place; same shape and dtype; no autograd
 
 }  // namespace flame

@@ -9,7 +9,7 @@ namespace flame {
 
 Tensor sum(const Tensor& x, const std::vector<int>& axes, bool keepdim = false);
 Tensor mean(const Tensor& x, const std::vector<int>& axes, bool keepdim = false);
-Tensor sum(const Tensor& x);    // of everything: shape []
+Tensor sum(const Tensor& x);  // of everything: shape []
 Tensor mean(const Tensor& x);
 
 // The sum of x over the axes along which `shape` was broadcast to x's shape: the gradient of broadcasting. No autograd.
