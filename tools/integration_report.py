@@ -36,7 +36,7 @@ ROWS = {
         [(r"blueprint blue before +([\d.]+)", "share of blueprint blue on 12 new objects before", lambda s: s < 0.05),
          (r"blueprint blue after +([\d.]+)", "after", lambda s: s > 0.35)]),
     "LoRA ComfyUI compatibility": (
-        [r"^LoraFile"],
+        [r"^LoraFile\.", r"^LoraTargets\."],
         [(r"lora\.safetensors: (\d+) modules", "modules in `eri verify`:", lambda count: count == 192),
          (r"(it loads completely in ComfyUI)", "`eri verify` said:", bool)]),
 }

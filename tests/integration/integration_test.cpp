@@ -9,7 +9,6 @@
 #include "eri/data/image_data_loader.h"
 #include "eri/models/autoencoder_kl.h"
 #include "eri/models/text_conditioning.h"
-#include "eri/models/unet.h"
 #include "eri/sampling/sdxl_sampler.h"
 #include "eri/train/trainer.h"
 #include "flame/autograd/tape.h"
@@ -150,17 +149,6 @@ TEST(Training, TenStepsGiveFiniteLossesAndALoraThatLoads) {
   EXPECT_EQ(lora.rank(), 8);
   EXPECT_EQ(lora.modules().size(), 192u);
   figure("10 steps, last loss ", last, ", a LoRA of ", lora.modules().size(), " modules and rank ", lora.rank());
-}
-
-TEST(Models, AUNetSavesItsLora) {
-  const TemporaryFolder folder;
-  const UNet unet = UNet::from_safetensors(model);
-  const LoraTargets targets = lora_targets(unet, LoraPart::unet);
-  const LoraNetwork network(targets, {.dim = 3, .alpha = 6});
-  unet.save_lora(folder / "lora.safetensors");
-  const LoRA lora = LoRA::from_safetensors(folder / "lora.safetensors");
-  EXPECT_EQ(lora.rank(), 3);
-  EXPECT_EQ(lora.modules().size(), targets.size());
 }
 
 TEST(Models, TheAutoencoderGivesBackAPicture) {
