@@ -34,14 +34,12 @@ def can_import(python):
 
 
 def install():
-    """A python of its own with PyTorch: the build without CUDA where its index can be reached, else PyPI's."""
+    """A python of its own with PyTorch from PyPI."""
     print("PyTorch is not installed here: installing it into", VENV.relative_to(ROOT), flush=True)
     venv.create(VENV, with_pip=True, clear=True)
     pip = [str(VENV / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    torch = [pip + ["--index-url", "https://download.pytorch.org/whl/cpu", "--retries", "0", "--timeout", "15", "torch"],
-             pip + ["torch"]]
     try:
-        if not any(subprocess.run(command, stderr=subprocess.DEVNULL, timeout=1200).returncode == 0 for command in torch):
+        if subprocess.run(pip + ["torch"], stderr=subprocess.DEVNULL, timeout=1200).returncode != 0:
             return "pip could not install torch"
         if subprocess.run(pip + PACKAGES, stderr=subprocess.DEVNULL, timeout=600).returncode != 0:
             return "pip could not install " + " ".join(PACKAGES)
