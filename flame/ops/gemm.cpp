@@ -1,5 +1,6 @@
 #include "flame/ops/gemm.h"
 
+#include <algorithm>
 #include <bit>
 #include <optional>
 
@@ -38,12 +39,22 @@ struct Plan {
   std::optional<onednn::Call> reorder;
 };
 
-Plan make_plan(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, bool bias, bool choose,
-               int threads) {
+// Of a desc's matrices only `depth` along an axis; the strides stay.
+memory::desc cut(const memory::desc& whole, int axis, int64_t depth) {
+  memory::dims extents = whole.dims();
+  extents[axis] = depth;
+  return {
+      extents, f32,
+      memory::dims(whole.data.format_desc.blocking.strides, whole.data.format_desc.blocking.strides + extents.size())};
+}
+
+Plan make_plan(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, int64_t depth, bool bias,
+               bool choose, int threads) {
   const onednn::ThreadLimit limit(threads);
   const int rank = c.rank();
-  const memory::desc from_a = layout(a.shape(), options.transpose_a, rank), to = layout(c.shape(), false, rank);
-  const memory::desc plain_b = layout(b.shape(), options.transpose_b, rank);
+  const memory::desc to = layout(c.shape(), false, rank);
+  const memory::desc from_a = cut(layout(a.shape(), options.transpose_a, rank), rank - 1, depth);
+  const memory::desc plain_b = cut(layout(b.shape(), options.transpose_b, rank), rank - 2, depth);
   const memory::desc from_b = choose ? memory::desc(plain_b.dims(), f32, memory::format_tag::any) : plain_b;
   const memory::desc row = bias ? layout({c.dim(-1)}, false, rank) : memory::desc();
   dnnl::primitive_attr attributes;
@@ -74,17 +85,19 @@ bool keep_copy(const Tensor& b, const Tensor& c) {
   return b.frozen() && b.rank() == 2 && c.rank() == 2 && c.dim(0) <= few_rows && b.numel() <= small;
 }
 
-void gemm_f32(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, const Tensor& bias) {
-  const double depth = static_cast<double>(a.dim(options.transpose_a ? -2 : -1));
-  const int threads = onednn::threads_for(2.0 * depth * static_cast<double>(c.numel()));
-  const bool choose = keep_copy(b, c);
+// The products [begin, begin + depth) of each sum.
+void gemm_part(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, const Tensor& bias,
+               int64_t begin, int64_t depth, bool whole) {
+  const int threads = onednn::threads_for(2.0 * static_cast<double>(depth) * static_cast<double>(c.numel()));
+  const bool choose = whole && keep_copy(b, c);
   const int flags =
       options.transpose_a | options.transpose_b << 1 | options.accumulate << 2 | bias.defined() << 3 | choose << 4;
-  const onednn::Key key = {a.shape(), b.shape(), {flags, std::bit_cast<int>(options.alpha), threads, c.rank()}};
+  const onednn::Key key = {
+      a.shape(), b.shape(), {flags, std::bit_cast<int>(options.alpha), threads, c.rank(), static_cast<int>(depth)}};
   static thread_local onednn::Cache<Plan> plans;
   auto found = plans.find(key);
   if (found == plans.end())
-    found = plans.emplace(key, make_plan(a, b, c, options, bias.defined(), choose, threads)).first;
+    found = plans.emplace(key, make_plan(a, b, c, options, depth, bias.defined(), choose, threads)).first;
   Plan& plan = found->second;
   const Tensor factor =
       !plan.reorder ? b : copy_of(b, options.transpose_b ? Form::transposed : Form::blocked, plan.b, [&] {
@@ -92,10 +105,24 @@ void gemm_f32(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptio
         (*plan.reorder)({b.raw(), copy.raw()});
         return copy;
       });
+  const float* const from_a = a.data<float>() + begin * (options.transpose_a ? a.dim(-1) : 1);
+  const float* const from_b = factor.data<float>() + begin * (options.transpose_b ? 1 : b.dim(-1));
   if (bias.defined())
-    plan.run({a.raw(), factor.raw(), c.raw(), bias.raw()});
+    plan.run({from_a, from_b, c.raw(), bias.raw()});
   else
-    plan.run({a.raw(), factor.raw(), c.raw()});
+    plan.run({from_a, from_b, c.raw()});
+}
+
+// oneDNN adds up the products of a sum one after the other, and rounding errors grow with their number; in parts they
+// are half as large, for a few percent of the time. Where there would be many parts, their sum has the errors.
+void gemm_f32(const Tensor& a, const Tensor& b, const Tensor& c, GemmOptions options, const Tensor& bias) {
+  constexpr int64_t part = 256, shortest = 384, longest = 8192;
+  const int64_t depth = a.dim(options.transpose_a ? -2 : -1);
+  if (depth <= shortest || depth > longest) return gemm_part(a, b, c, options, bias, 0, depth, true);
+  for (int64_t begin = 0; begin < depth; begin += part) {
+    gemm_part(a, b, c, options, begin ? Tensor() : bias, begin, std::min(part, depth - begin), false);
+    options.accumulate = true;
+  }
 }
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, const Tensor& bias) {
