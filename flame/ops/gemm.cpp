@@ -116,7 +116,7 @@ void gemm_part(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOpti
 // oneDNN adds up the products of a sum one after the other, and rounding errors grow with their number; in parts they
 // are half as large, for a few percent of the time. Where there would be many parts, their sum has the errors.
 void gemm_f32(const Tensor& a, const Tensor& b, const Tensor& c, GemmOptions options, const Tensor& bias) {
-  constexpr int64_t part = 256, shortest = 384, longest = 8192;
+  constexpr int64_t part = 256, shortest = 512, longest = 8192;
   const int64_t depth = a.dim(options.transpose_a ? -2 : -1);
   if (depth <= shortest || depth > longest) return gemm_part(a, b, c, options, bias, 0, depth, true);
   for (int64_t begin = 0; begin < depth; begin += part) {
