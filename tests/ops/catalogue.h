@@ -45,7 +45,7 @@ inline constexpr double ulp = 0x1p-23;
 inline constexpr Tolerance moved = {0, 0};                 // bytes go elsewhere
 inline constexpr Tolerance exact = {0, 4 * ulp};           // one correctly rounded operation; slopes take a few
 inline constexpr Tolerance rounded = {ulp, 4 * ulp};       // one more rounding on the way
-inline constexpr Tolerance function = {4 * ulp, 8 * ulp};  // exp and its like
+inline constexpr Tolerance function = {4 * ulp, 8 * ulp};  // exp and its like; norms
 inline constexpr Tolerance summed = {8 * ulp, 16 * ulp};   // sums of products in f32
 inline constexpr Tolerance offset = {8 * ulp, 64 * ulp};  // x is 100 deviations from 0, and so is its mean, kept in f32
 

@@ -10,8 +10,6 @@
 
 namespace flame::test {
 
-Tensor ones_like_row(const Tensor& x) { return Tensor::ones({1, x.numel()}, x.dtype()); }
-
 Tensor plain_upsample(const Tensors& inputs) {
   const Tensor& x = inputs[0];
   const int64_t n = x.dim(0), h = x.dim(1), w = x.dim(2), c = x.dim(3);

@@ -5,7 +5,6 @@
 // The plain definitions of ops that are longer than a line: from other ops, for clarity, not for speed.
 namespace flame::test {
 
-Tensor ones_like_row(const Tensor& x);  // [1, x.numel()]
 Tensor plain_upsample(const Tensors& x);
 Tensor plain_embedding(const Tensors& x);  // as a product with the ids' indicator matrix
 Tensor plain_conv3x3(const Tensor& x, const Tensor& weight, int padding);
