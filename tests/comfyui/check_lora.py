@@ -10,6 +10,7 @@ import logging
 import os
 import statistics
 import sys
+import types
 
 if len(sys.argv) != 3 or not os.path.isfile(os.path.join(os.environ.get("COMFYUI_DIR", ""), "comfy", "lora.py")):
     print(__doc__, file=sys.stderr)
@@ -18,6 +19,9 @@ LORA, CHECKPOINT = sys.argv[1:]
 sys.argv = sys.argv[:1]  # ComfyUI reads the command line
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.environ["COMFYUI_DIR"])
+# ComfyUI's folder has no __init__.py, so that a package from PyPI of the same name would win.
+sys.modules["comfy"] = types.ModuleType("comfy")
+sys.modules["comfy"].__path__ = [os.path.join(os.environ["COMFYUI_DIR"], "comfy")]
 
 import comfy.cli_args  # noqa: E402
 comfy.cli_args.args.cpu = True
