@@ -1,15 +1,27 @@
 # One place for the flags that every target of ours shares.
 add_library(flame_flags INTERFACE)
-target_compile_options(flame_flags INTERFACE -Wall -Wextra -Werror -march=${FLAME_ARCH} -fno-math-errno -fno-trapping-math)
+set(flags -Wall -Wextra -Werror -march=${FLAME_ARCH} -fno-math-errno -fno-trapping-math)
+list(JOIN flags "," host_flags)
+target_compile_options(flame_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${flags}>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Werror=all-warnings;-Xcompiler=${host_flags},-fopenmp>")
 if(FLAME_SANITIZE)
   target_compile_options(flame_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(flame_flags INTERFACE -fsanitize=address,undefined)
 endif()
 
 # flame_target(NAME sources... LINK libraries...): a static library whose headers are included from the repository root.
+# *_cuda.cpp and *_cuda.cu are left out where there is no CUDA; other .cu files hold kernels for both devices and are
+# plain C++ there.
 function(flame_target name)
   cmake_parse_arguments(arg "" "" "LINK" ${ARGN})
-  add_library(${name} STATIC ${arg_UNPARSED_ARGUMENTS})
+  set(sources ${arg_UNPARSED_ARGUMENTS})
+  if(NOT FLAME_WITH_CUDA)
+    list(FILTER sources EXCLUDE REGEX "_cuda\\.(cpp|cu)$")
+    set(shared ${sources})
+    list(FILTER shared INCLUDE REGEX "\\.cu$")
+    set_source_files_properties(${shared} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+  endif()
+  add_library(${name} STATIC ${sources})
   target_compile_features(${name} PUBLIC cxx_std_20)
   target_include_directories(${name} PUBLIC
     $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)

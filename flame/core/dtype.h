@@ -9,6 +9,11 @@
 
 #include "flame/core/error.h"
 
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
 // Marks a scalar function that runs on both devices.
 #ifdef __CUDACC__
 #define FLAME_SCALAR __host__ __device__ inline
@@ -25,7 +30,9 @@ struct f16 {
   uint16_t bits = 0;
   f16() = default;
   FLAME_SCALAR explicit f16(float value) {
-#if defined(__F16C__)
+#if defined(__CUDA_ARCH__)
+    bits = __half_as_ushort(__float2half_rn(value));
+#elif defined(__F16C__)
     bits = std::bit_cast<uint16_t>(static_cast<_Float16>(value));
 #else
     const uint32_t u = std::bit_cast<uint32_t>(value), sign = u >> 16 & 0x8000, magnitude = u & 0x7FFFFFFF;
@@ -42,7 +49,9 @@ struct f16 {
 #endif
   }
   FLAME_SCALAR explicit operator float() const {
-#if defined(__F16C__)
+#if defined(__CUDA_ARCH__)
+    return __half2float(__ushort_as_half(bits));
+#elif defined(__F16C__)
     return static_cast<float>(std::bit_cast<_Float16>(bits));
 #else
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, magnitude = bits & 0x7FFF;
@@ -58,9 +67,13 @@ struct bf16 {
   uint16_t bits = 0;
   bf16() = default;
   FLAME_SCALAR explicit bf16(float value) {
+#if defined(__CUDA_ARCH__)
+    bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#else
     const uint32_t u = std::bit_cast<uint32_t>(value);
     const bool nan = (u & 0x7FFFFFFF) > 0x7F800000;
     bits = static_cast<uint16_t>(nan ? u >> 16 | 0x40 : (u + 0x7FFF + (u >> 16 & 1)) >> 16);
+#endif
   }
   FLAME_SCALAR explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };

@@ -2,8 +2,10 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 
 #include "flame/core/dtype.h"
+#include "flame/device/device.h"
 
 namespace flame {
 
@@ -32,10 +34,16 @@ class Generator {
   void set_step(uint32_t step) { step_ = step, call_ = 0; }  // begin the numbers of a training step
   uint32_t next_call() { return call_++; }
 
+  // From now on numbers drawn on a GPU take {step, first sample} (two u32) from its memory at the time that they are
+  // drawn, so that a captured step draws new ones each time it runs.
+  void follow(std::shared_ptr<Buffer> counters) { following_ = std::move(counters); }
+  const std::shared_ptr<Buffer>& following() const { return following_; }
+
  private:
   uint64_t seed_;
   uint32_t step_ = 0;
   uint32_t call_ = 0;
+  std::shared_ptr<Buffer> following_;
 };
 
 Generator& default_generator();   // for tensors made without naming one; seed 0 at start

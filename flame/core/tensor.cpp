@@ -6,6 +6,12 @@
 #include "flame/device/parallel.h"
 
 namespace flame {
+
+namespace cuda {
+template <class T>
+void fill(Device device, T* data, int64_t count, T value);
+}
+
 namespace {
 
 template <class T>
@@ -81,11 +87,7 @@ void Tensor::copy_from(const Tensor& source) const {
   require(source.shape_ == shape_ && source.dtype_ == dtype_, "copy_from", "expected ", shape_, " ", dtype_, ", got ",
           source.shape_, " ", source.dtype_);
   require(!frozen(), "copy_from", "this tensor of shape ", shape_, " is frozen");
-  std::byte* to = raw();
-  const std::byte* from = source.raw();
-  parallel_for(static_cast<int64_t>(bytes()), 1 << 18, [=](int64_t begin, int64_t end) {
-    std::memcpy(to + begin, from + begin, static_cast<size_t>(end - begin));
-  });
+  copy_bytes(raw(), device(), source.raw(), source.device(), bytes());
 }
 
 void Tensor::fill(double value) const {
@@ -93,14 +95,19 @@ void Tensor::fill(double value) const {
   visit_all(dtype_, [&]<class T>() {
     T* data = this->data<T>();
     const T filling = from_double<T>(value);
+    if constexpr (cuda_build) {
+      if (device().is_cuda()) return cuda::fill(device(), data, numel(), filling);
+    }
     parallel_for(numel(), 1 << 16, [=](int64_t begin, int64_t end) { std::fill(data + begin, data + end, filling); });
   });
 }
 
 Tensor Tensor::to(Device target) const {
   require(defined(), "to", "expected a tensor, got none");
-  require(target == device(), "to", "no transfer from ", device(), " to ", target);
-  return *this;
+  if (target == device()) return *this;
+  const Tensor result = empty(shape_, dtype_, target);
+  result.copy_from(*this);
+  return result;
 }
 
 float Tensor::item() const {

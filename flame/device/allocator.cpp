@@ -3,11 +3,16 @@
 #include <array>
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 
 #include "flame/core/error.h"
 #include "flame/device/device.h"
+#include "flame/device/parallel.h"
+#ifdef FLAME_CUDA
+#include "flame/device/device_state_cuda.h"
+#endif
 
 namespace flame {
 namespace {
@@ -119,10 +124,19 @@ const char* name(Purpose purpose) {
 PurposeScope::PurposeScope(Purpose purpose) : before_(current_purpose) { current_purpose = purpose; }
 PurposeScope::~PurposeScope() { current_purpose = before_; }
 
+// The allocator of a device: with(device, [](auto& allocator) { ... }).
+template <class F>
+auto with([[maybe_unused]] Device device, const F& f) {
+#ifdef FLAME_CUDA
+  if (device.is_cuda()) return f(cuda::state(device).allocator);
+#endif
+  return f(allocator());
+}
+
 std::shared_ptr<Buffer> allocate(size_t bytes, Device device) {
-  require(device.is_cpu(), "allocate", "no allocator for ", device.name());
   const Purpose purpose = current_purpose;
-  return std::shared_ptr<Buffer>(new Buffer(allocator().get(bytes, purpose), bytes, device, purpose));
+  std::byte* const data = with(device, [&](auto& from) { return from.get(bytes, purpose); });
+  return std::shared_ptr<Buffer>(new Buffer(data, bytes, device, purpose));
 }
 
 std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner) {
@@ -133,11 +147,34 @@ std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<c
 }
 
 Buffer::~Buffer() {
-  if (!owner_) allocator().put(data_, bytes_, purpose_);
+  if (!owner_) with(device_, [&](auto& to) { to.put(data_, bytes_, purpose_); });
 }
 
-MemoryUse memory_use(Device) { return allocator().use(); }
-void reset_peak(Device) { allocator().reset_peak(); }
-void release_cache(Device) { allocator().release(); }
+MemoryUse memory_use(Device device) {
+  return with(device, [](auto& of) { return of.use(); });
+}
+void reset_peak(Device device) {
+  with(device, [](auto& of) { of.reset_peak(); });
+}
+void release_cache(Device device) {
+  with(device, [](auto& of) { of.release(); });
+}
+
+#ifdef FLAME_CUDA
+namespace cuda {
+void copy(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes);
+}
+#endif
+
+void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes) {
+#ifdef FLAME_CUDA
+  if (to_device.is_cuda() || from_device.is_cuda()) return cuda::copy(to, to_device, from, from_device, bytes);
+#endif
+  require(to_device.is_cpu() && from_device.is_cpu(), "copy", "no transfer from ", from_device.name(), " to ",
+          to_device.name());
+  parallel_for(static_cast<int64_t>(bytes), 1 << 18, [=](int64_t begin, int64_t end) {
+    std::memcpy(to + begin, from + begin, static_cast<size_t>(end - begin));
+  });
+}
 
 }  // namespace flame

@@ -8,10 +8,22 @@
 
 namespace flame {
 
+#ifndef FLAME_CUDA
 Device Device::cuda(int index) { fail("device cuda:", index, ": this build of FLAME has no CUDA; use cpu"); }
+int cuda_device_count() { return 0; }
+void synchronize(Device) {}
+void set_tf32(bool) {}
+void set_deterministic(bool) {}
+void set_memory_limit(Device, size_t) {}
+ArenaScope::ArenaScope(Device device) : device_(device), outer_(false) {}
+ArenaScope::~ArenaScope() = default;
+LastingScope::LastingScope() : before_(-1) {}
+LastingScope::~LastingScope() = default;
+#endif
 
 Device Device::parse(std::string_view name) {
-  if (name == "cpu" || name == "auto") return cpu();
+  if (name == "cpu") return cpu();
+  if (name == "auto") return cuda_device_count() > 0 ? cuda(0) : cpu();
   if (name == "cuda") return cuda(0);
   if (name.starts_with("cuda:") && name.size() > 5 && name.find_first_not_of("0123456789", 5) == name.npos &&
       name.size() < 8)

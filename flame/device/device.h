@@ -10,12 +10,18 @@
 
 namespace flame {
 
+#ifdef FLAME_CUDA
+inline constexpr bool cuda_build = true;
+#else
+inline constexpr bool cuda_build = false;
+#endif
+
 // The CPU or one GPU: a name that is cheap to copy. Streams, allocators and libraries are found through it.
 class Device {
  public:
   static Device cpu() { return Device(-1); }
-  static Device cuda(int index = 0);           // throws where there is no such GPU
-  static Device parse(std::string_view name);  // "auto", "cpu", "cuda", "cuda:1"
+  static Device cuda(int index = 0);           // throws where there is no such GPU, or one that is too old
+  static Device parse(std::string_view name);  // "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
 
   bool is_cpu() const { return index_ < 0; }
   bool is_cuda() const { return index_ >= 0; }
@@ -81,14 +87,56 @@ std::shared_ptr<Buffer> allocate(size_t bytes, Device device);                  
 std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner);  // CPU, read only
 
 struct MemoryUse {
-  size_t current = 0;  // bytes in live buffers
-  size_t peak = 0;     // the most since the last reset_peak
-  size_t cached = 0;   // bytes kept for reuse
+  size_t current = 0;   // bytes in live buffers
+  size_t peak = 0;      // the most since the last reset_peak
+  size_t cached = 0;    // bytes kept for reuse
+  size_t reserved = 0;  // GPU: the card's memory that is held, live or kept
   size_t by_purpose[static_cast<size_t>(Purpose::count)] = {};
 };
 MemoryUse memory_use(Device device);
 void reset_peak(Device device);
-void release_cache(Device device);
+void release_cache(Device device);  // gives memory that is kept for reuse back to the system
+
+// Memory of one step: what is allocated on `device` in this scope, on this thread, comes from a region of its own. The
+// region begins empty and must be empty again at the end, so that every step and every captured graph has the same
+// memory and all of them share it. On the CPU it changes nothing.
+class ArenaScope {
+ public:
+  explicit ArenaScope(Device device);
+  ~ArenaScope();
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  Device device_;
+  bool outer_;
+};
+
+// Within an ArenaScope: what is allocated in this scope stays, such as a library's workspace that is made when it is
+// first needed.
+class LastingScope {
+ public:
+  LastingScope();
+  ~LastingScope();
+  LastingScope(const LastingScope&) = delete;
+  LastingScope& operator=(const LastingScope&) = delete;
+
+ private:
+  int before_;
+};
+
+// The most memory of the GPU that may be held, in bytes; beyond it an allocation fails instead of going on slowly.
+// 0: all that the card has free.
+void set_memory_limit(Device device, size_t bytes);
+
+// Copies bytes between devices, in the order of the GPU's work; a copy to the CPU has arrived when this returns.
+void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes);
+// Waits until a GPU has done all that it was given.
+void synchronize(Device device);
+
+int cuda_device_count();      // 0 where there is no driver, no GPU or no CUDA in this build
+void set_tf32(bool allowed);  // see cuda.h
+void set_deterministic(bool wanted);
 
 // CPU threads used by our kernels and by oneDNN. The default is OpenMP's (OMP_NUM_THREADS, else all cores).
 int threads();

@@ -4,12 +4,6 @@
 
 namespace flame {
 
-#ifdef FLAME_CUDA
-inline constexpr bool cuda_build = true;
-#else
-inline constexpr bool cuda_build = false;
-#endif
-
 // on<cpu::f, cuda::f>(device, args...): the kernel of the device. A build without CUDA never refers to cuda::f, which
 // then needs no definition.
 template <auto Cpu, auto Cuda, class... Args>

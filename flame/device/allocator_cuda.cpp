@@ -1,0 +1,105 @@
+#include <cstdlib>
+#include <utility>
+
+#include "flame/core/error.h"
+#include "flame/device/device_state_cuda.h"
+
+namespace flame {
+namespace cuda {
+namespace {
+
+size_t rounded(size_t bytes) {
+  return (std::max<size_t>(bytes, 1) + VirtualRange::alignment - 1) / VirtualRange::alignment * VirtualRange::alignment;
+}
+
+// With FLAME_CUDA_MALLOC set, every buffer is an allocation of the driver's, so that compute-sanitizer sees its end.
+bool one_by_one() {
+  static const bool wanted = std::getenv("FLAME_CUDA_MALLOC") != nullptr;
+  return wanted;
+}
+
+thread_local int arena_of = -1;
+
+}  // namespace
+
+bool in_arena(int device) { return arena_of == device; }
+
+Allocator::Allocator(int device) : memory_(device), lasting_(memory_), arena_(memory_) {}
+
+std::byte* Allocator::get(size_t bytes, Purpose purpose) {
+  const size_t size = rounded(bytes);
+  const std::lock_guard lock(mutex_);
+  std::byte* block = nullptr;
+  if (one_by_one()) {
+    check(cudaMalloc(reinterpret_cast<void**>(&block), bytes + (bytes == 0)));
+  } else {
+    block = (in_arena(memory_.device()) ? arena_ : lasting_).get(size);
+  }
+  use_.current += size;
+  use_.peak = std::max(use_.peak, use_.current);
+  use_.by_purpose[static_cast<size_t>(purpose)] += size;
+  return block;
+}
+
+void Allocator::put(std::byte* block, size_t bytes, Purpose purpose) {
+  const size_t size = rounded(bytes);
+  const std::lock_guard lock(mutex_);
+  if (one_by_one()) {
+    cudaFree(block);
+  } else {
+    (arena_.contains(block) ? arena_ : lasting_).put(block, size);
+  }
+  use_.current -= size;
+  use_.by_purpose[static_cast<size_t>(purpose)] -= size;
+}
+
+void Allocator::enter_arena() {
+  const std::lock_guard lock(mutex_);
+  require(arena_.empty(), "ArenaScope", "the last step left ", arena_.used(), " bytes in the arena");
+}
+
+MemoryUse Allocator::use() {
+  const std::lock_guard lock(mutex_);
+  MemoryUse use = use_;
+  use.reserved = memory_.held();
+  use.cached = use.reserved - std::min(use.reserved, use.current);
+  return use;
+}
+
+void Allocator::reset_peak() {
+  const std::lock_guard lock(mutex_);
+  use_.peak = use_.current;
+}
+
+void Allocator::release() {
+  const std::lock_guard lock(mutex_);
+  check(cudaDeviceSynchronize());
+  lasting_.release();
+  arena_.release();
+}
+
+void Allocator::set_limit(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  memory_.set_limit(bytes);
+}
+
+}  // namespace cuda
+
+ArenaScope::ArenaScope(Device device) : device_(device), outer_(device.is_cuda() && cuda::arena_of < 0) {
+  if (!outer_) return;
+  cuda::state(device).allocator.enter_arena();
+  cuda::arena_of = device.index();
+}
+
+ArenaScope::~ArenaScope() {
+  if (outer_) cuda::arena_of = -1;
+}
+
+LastingScope::LastingScope() : before_(std::exchange(cuda::arena_of, -1)) {}
+LastingScope::~LastingScope() { cuda::arena_of = before_; }
+
+void set_memory_limit(Device device, size_t bytes) {
+  if (device.is_cuda()) cuda::state(device).allocator.set_limit(bytes);
+}
+
+}  // namespace flame

@@ -1,0 +1,152 @@
+#include <omp.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "flame/core/error.h"
+#include "flame/device/device_state_cuda.h"
+#include "flame/device/parallel.h"
+
+namespace flame {
+namespace cuda {
+namespace {
+
+constexpr int oldest = 80;  // compute capability 8.0: bf16 and asynchronous copies
+
+std::atomic<bool> tf32_allowed = false, deterministic_wanted = false;
+
+void require_new_enough(int index, const cudaDeviceProp& properties) {
+  if (properties.major * 10 + properties.minor < oldest)
+    fail("cuda:", index, " (", properties.name, ") is too old: it has compute capability ", properties.major, ".",
+         properties.minor, ", and 8.0 is needed (GeForce RTX 30, A100 and later); use --device cpu");
+}
+
+bool is_capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status;
+  check(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+}  // namespace
+
+void check(cudaError_t status, std::source_location where) {
+  if (status == cudaSuccess) return;
+  const std::string file = where.file_name();
+  fail("CUDA: ", cudaGetErrorString(status), " (", file.substr(file.rfind('/') + 1), ":", where.line(), ")");
+}
+
+DeviceState::DeviceState(int index) : allocator((check(cudaSetDevice(index)), index)) {
+  check(cudaGetDeviceProperties(&properties, index));
+  check(cudaStreamCreateWithFlags(&main, cudaStreamNonBlocking));
+  check(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
+  check(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
+  check(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming));
+}
+
+DeviceState& state(Device device) {
+  static std::mutex mutex;
+  static auto* states = new std::map<int, DeviceState*>;
+  thread_local DeviceState* last = nullptr;
+  thread_local int last_index = -1;
+  if (last_index == device.index()) return *last;
+  const std::lock_guard lock(mutex);
+  check(cudaSetDevice(device.index()));
+  DeviceState*& made = (*states)[device.index()];
+  if (!made) made = new DeviceState(device.index());
+  last_index = device.index();
+  return *(last = made);
+}
+
+cudaStream_t stream(Device device) { return state(device).main; }
+
+cudaStream_t fork(Device device) {
+  DeviceState& on = state(device);
+  check(cudaEventRecord(on.forked, on.main));
+  check(cudaStreamWaitEvent(on.side, on.forked));
+  return on.side;
+}
+
+void join(Device device) {
+  DeviceState& on = state(device);
+  check(cudaEventRecord(on.joined, on.side));
+  check(cudaStreamWaitEvent(on.main, on.joined));
+}
+
+const cudaDeviceProp& properties(Device device) { return state(device).properties; }
+
+unsigned blocks_for(Device device, int64_t n, int threads_per_block) {
+  const cudaDeviceProp& card = properties(device);
+  const int64_t most = static_cast<int64_t>(card.multiProcessorCount) * card.maxThreadsPerMultiProcessor;
+  const int64_t wanted = (n + threads_per_block - 1) / threads_per_block;
+  return static_cast<unsigned>(std::max<int64_t>(1, std::min(wanted, 4 * most / threads_per_block)));
+}
+
+bool tf32() { return tf32_allowed; }
+bool deterministic() { return deterministic_wanted; }
+
+void Uploads::copy(std::byte* to, const std::byte* from, size_t bytes, cudaStream_t stream) {
+  require(!is_capturing(stream), "copy", "a captured step may not read from the CPU");
+  if (bytes <= 1 << 16) return check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
+  const std::lock_guard lock(mutex_);
+  for (size_t done = 0; done < bytes; done += slot_bytes) {
+    Slot& slot = slots_[next_++ % slots_.size()];
+    if (!slot.data) {
+      check(cudaHostAlloc(reinterpret_cast<void**>(&slot.data), slot_bytes, cudaHostAllocPortable));
+      check(cudaEventCreateWithFlags(&slot.sent, cudaEventDisableTiming));
+    } else {
+      check(cudaEventSynchronize(slot.sent));
+    }
+    const size_t count = std::min(slot_bytes, bytes - done);
+    parallel_for(static_cast<int64_t>(count), 1 << 20, [&](int64_t begin, int64_t end) {
+      std::memcpy(slot.data + begin, from + done + begin, static_cast<size_t>(end - begin));
+    });
+    check(cudaMemcpyAsync(to + done, slot.data, count, cudaMemcpyHostToDevice, stream));
+    check(cudaEventRecord(slot.sent, stream));
+  }
+}
+
+// Between the GPU and another device; the CPU to itself is not its business.
+void copy(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes) {
+  if (from_device.is_cpu()) {
+    DeviceState& on = state(to_device);
+    return on.uploads.copy(to, from, bytes, on.main);
+  }
+  const cudaStream_t source = stream(from_device);
+  if (to_device.is_cpu()) {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, source));
+    return check(cudaStreamSynchronize(source));
+  }
+  if (to_device == from_device) return check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, source));
+  check(cudaStreamSynchronize(source));
+  const cudaStream_t target = stream(to_device);
+  check(cudaMemcpyPeerAsync(to, to_device.index(), from, from_device.index(), bytes, target));
+  check(cudaStreamSynchronize(target));
+}
+
+}  // namespace cuda
+
+Device Device::cuda(int index) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0)
+    fail("device cuda:", index, ": no NVIDIA GPU is to be seen here (", cudaGetErrorString(status),
+         "); install or repair NVIDIA's driver, or use --device cpu");
+  if (index >= count) fail("device cuda:", index, ": this machine has ", count, " GPUs, cuda:0 is the first");
+  const Device device(index);
+  cuda::require_new_enough(index, cuda::properties(device));
+  return device;
+}
+
+int cuda_device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+void synchronize(Device device) {
+  if (device.is_cuda()) cuda::check(cudaStreamSynchronize(cuda::stream(device)));
+}
+
+void set_tf32(bool allowed) { cuda::tf32_allowed = allowed; }
+void set_deterministic(bool wanted) { cuda::deterministic_wanted = wanted; }
+
+}  // namespace flame

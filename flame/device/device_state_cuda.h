@@ -1,0 +1,61 @@
+#pragma once
+
+#include <array>
+#include <map>
+#include <mutex>
+
+#include "flame/device/cuda.h"
+#include "flame/device/virtual_range_cuda.h"
+
+// What the process holds of one GPU. Only the device's own files include this.
+namespace flame::cuda {
+
+// Two regions over one pool of memory: one for what stays, one (the arena) for what lives within a step.
+class Allocator {
+ public:
+  explicit Allocator(int device);
+  std::byte* get(size_t bytes, Purpose purpose);
+  void put(std::byte* block, size_t bytes, Purpose purpose);
+  void enter_arena();  // throws if something of the last step is still there
+  MemoryUse use();
+  void reset_peak();
+  void release();
+  void set_limit(size_t bytes);
+
+ private:
+  std::mutex mutex_;
+  PhysicalMemory memory_;
+  VirtualRange lasting_, arena_;
+  MemoryUse use_;
+};
+
+// Pinned buffers through which bytes from pageable memory reach the card while the next ones are being read.
+class Uploads {
+ public:
+  void copy(std::byte* to, const std::byte* from, size_t bytes, cudaStream_t stream);
+
+ private:
+  static constexpr size_t slot_bytes = size_t{8} << 20;
+  struct Slot {
+    std::byte* data = nullptr;
+    cudaEvent_t sent = nullptr;
+  };
+  std::mutex mutex_;
+  std::array<Slot, 4> slots_;
+  size_t next_ = 0;
+};
+
+struct DeviceState {
+  explicit DeviceState(int index);
+  cudaDeviceProp properties;
+  cudaStream_t main, side;
+  cudaEvent_t forked, joined;
+  Allocator allocator;
+  Uploads uploads;
+};
+
+DeviceState& state(Device device);  // made at the first call and never destroyed; makes the device current
+
+bool in_arena(int device);  // whether this thread's allocations come from the arena
+
+}  // namespace flame::cuda

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <map>
+#include <vector>
+
+namespace flame::cuda {
+
+// The card's memory in pieces of one size, which any range of addresses can be given and can give back.
+class PhysicalMemory {
+ public:
+  static constexpr size_t piece = size_t{16} << 20;
+
+  explicit PhysicalMemory(int device);
+  CUmemGenericAllocationHandle take();  // throws a sentence for people where the limit or the card's end is reached
+  void release(CUmemGenericAllocationHandle handle);
+  size_t held() const { return held_; }
+  void set_limit(size_t bytes) { limit_ = bytes; }
+  int device() const { return device_; }
+
+ private:
+  int device_;
+  size_t held_ = 0, limit_ = 0;
+};
+
+// Addresses that never move, with memory behind those that are in use: blocks are placed in the lowest gap that they
+// fit into, so that holes between long-lived blocks are filled and nothing is split into segments.
+class VirtualRange {
+ public:
+  explicit VirtualRange(PhysicalMemory& memory);
+  std::byte* get(size_t bytes);  // a multiple of `alignment`
+  void put(std::byte* block, size_t bytes);
+  bool contains(const std::byte* address) const { return address >= base_ && address < base_ + size_; }
+  void release();  // gives back the pieces that no block lies in; the device must be idle
+  bool empty() const { return used_ == 0; }
+  size_t used() const { return used_; }
+
+  static constexpr size_t alignment = 512;
+
+ private:
+  void back(size_t begin, size_t end);  // puts memory behind these offsets
+
+  PhysicalMemory& memory_;
+  std::byte* base_;
+  size_t size_, used_ = 0;
+  std::map<size_t, size_t> gaps_;  // offset -> bytes
+  std::vector<CUmemGenericAllocationHandle> pieces_;
+};
+
+}  // namespace flame::cuda
