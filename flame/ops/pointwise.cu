@@ -379,7 +379,10 @@ Tensor select(const Tensor& condition, const Tensor& a, const Tensor& b) {
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   require_same("where", a, b);
   require_floating("where", a);
-  require(condition.dtype() == DType::boolean, "where", "expected a bool condition, got ", condition.dtype());
+  require(condition.defined() && condition.dtype() == DType::boolean, "where", "expected a bool condition, got ",
+          condition.dtype());
+  require(condition.device() == a.device(), "where", "expected one device, got ", condition.device(), " and ",
+          a.device());
   return record("where", select(condition, a, b), {a, b},
                 [da_to = wants(a), db_to = wants(b), condition = keep(condition, a, b), a_shape = a.shape(),
                  b_shape = b.shape()](const Tensor& dy, GradientMap& gradients) {

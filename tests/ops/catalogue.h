@@ -72,6 +72,7 @@ struct Line {
   bool differentiable = true;
   bool smooth = true;       // false: a staircase, which has no numeric gradient
   int roundings = 1;        // to the storage type on the way to the result; its gradients may take two more
+  int gpu_roundings = 0;    // more of them where a GPU's library takes part
   bool any_dtype = false;   // works on integers too
   bool any_threads = true;  // the same bits for any number of threads
 };

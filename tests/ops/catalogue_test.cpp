@@ -20,18 +20,6 @@ class Smooth : public Catalogue {};     // lines with a slope
 class Redefined : public Catalogue {};  // lines with a plain definition
 class AnyDType : public Catalogue {};   // lines that work on integers too
 
-std::vector<Line> lines_with(const std::function<bool(const Line&)>& property) {
-  std::vector<Line> result;
-  std::copy_if(catalogue().begin(), catalogue().end(), std::back_inserter(result), property);
-  return result;
-}
-
-std::string test_name(const testing::TestParamInfo<Line>& info) {
-  std::string name = info.param.name;
-  std::replace(name.begin(), name.end(), '.', '_');
-  return name;
-}
-
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
@@ -158,18 +146,6 @@ TEST_P(Catalogue, RepeatsToTheBit) {
       EXPECT_TRUE(same_bits(again.gradients[i], first.gradients[i])) << count << " threads, gradient of input " << i;
   }
   set_threads(before);
-}
-
-void expect_refused(const Line& line, const std::function<Tensor(const Tensors&)>& f, const Tensors& x,
-                    const std::string& what) {
-  const std::string op = line.name.substr(0, line.name.find('.'));
-  Tape tape;
-  try {
-    f(x);
-    ADD_FAILURE() << what << " was accepted";
-  } catch (const Error& error) {
-    EXPECT_TRUE(std::string(error.what()).starts_with(op + ": ")) << what << " gave: " << error.what();
-  }
 }
 
 // What does not fit is refused by an error that names the op.

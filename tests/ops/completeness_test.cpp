@@ -13,7 +13,7 @@ namespace {
 // Headers of flame/ops that declare no ops, but what ops are made of.
 bool is_internal(const std::string& file) {
   static const std::set<std::string> names = {"on.h", "as_f32.h", "gemm.h", "onednn.h"};
-  return names.contains(file) || file.ends_with("_kernels.h") || file.ends_with("_cpu.h");
+  return names.contains(file) || file.ends_with("_kernels.h") || file.ends_with("_cpu.h") || file.ends_with("_cuda.h");
 }
 
 // "const std::vector<int>& axes = {}" as "std::vector<int>": the first word that is not const.

@@ -100,8 +100,8 @@ std::vector<Line> arithmetic_lines() {
        .kept = {{0}},
        .plain =
            [](In x) {
-             const Tensor low = Tensor::full({}, -0.5, x[0].dtype()), high = Tensor::ones({}, x[0].dtype());
-             return minimum(maximum(x[0], low), high);
+             const auto bound = [&](double value) { return Tensor::full({}, value, x[0].dtype(), x[0].device()); };
+             return minimum(maximum(x[0], bound(-0.5)), bound(1));
            },
        .large = {{257, 513}},
        .bad = {[](In x) { return clamp(x[0], 1, 0); }}},

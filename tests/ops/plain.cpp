@@ -18,7 +18,7 @@ Tensor plain_upsample(const Tensors& inputs) {
 }
 
 Tensor plain_embedding(const Tensors& x) {
-  const Tensor ids = x[1].to(DType::f32), rows = Tensor::arange(x[0].dim(0));
+  const Tensor ids = x[1].to(DType::f32), rows = Tensor::arange(x[0].dim(0), DType::f32, ids.device());
   const Tensor chosen = equal(ids.reshape({ids.numel(), 1}), rows).to(x[0].dtype());
   return chosen.matmul(x[0]).reshape(ids.shape().inserted(ids.rank(), x[0].dim(1)));
 }
@@ -41,8 +41,9 @@ Tensor plain_attention(const Tensor& q, const Tensor& k, const Tensor& v, bool c
   const auto heads = [](const Tensor& x) { return x.permute({0, 2, 1, 3}); };
   Tensor scores = heads(q).matmul(k.permute({0, 2, 3, 1})) / std::sqrt(static_cast<float>(q.dim(3)));
   if (causal) {
-    const Tensor seen = Tensor::arange(k.dim(1)) <= Tensor::arange(q.dim(1)).reshape({q.dim(1), 1});
-    scores = where(seen, scores, Tensor::full({}, -60, scores.dtype()));
+    const auto positions = [&](const Tensor& x) { return Tensor::arange(x.dim(1), DType::f32, x.device()); };
+    const Tensor seen = positions(k) <= positions(q).reshape({q.dim(1), 1});
+    scores = where(seen, scores, Tensor::full({}, -60, scores.dtype(), scores.device()));
   }
   return heads(softmax(scores).matmul(heads(v)));
 }

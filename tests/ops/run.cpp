@@ -1,5 +1,6 @@
 #include "run.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -33,6 +34,18 @@ Tensor draw(const Input& input, const Shape& shape, Generator& generator) {
 
 }  // namespace
 
+std::vector<Line> lines_with(const std::function<bool(const Line&)>& property) {
+  std::vector<Line> result;
+  std::copy_if(catalogue().begin(), catalogue().end(), std::back_inserter(result), property);
+  return result;
+}
+
+std::string test_name(const testing::TestParamInfo<Line>& info) {
+  std::string name = info.param.name;
+  std::replace(name.begin(), name.end(), '.', '_');
+  return name;
+}
+
 Tensors draw(const Line& line, const std::vector<Shape>& shapes) {
   Generator generator(std::hash<std::string>()(line.name));
   Tensors inputs;
@@ -43,7 +56,7 @@ Tensors draw(const Line& line, const std::vector<Shape>& shapes) {
 
 Tensor draw_like(const Tensor& y) {
   Generator generator(static_cast<uint64_t>(y.numel()));
-  return draw(uniform(y.shape(), -1, 1), y.shape(), generator).to(y.dtype());
+  return draw(uniform(y.shape(), -1, 1), y.shape(), generator).to(y.dtype()).to(y.device());
 }
 
 Wanted trainable(const Line& line) {
@@ -73,9 +86,10 @@ Outcome evaluate(const std::function<Tensor(const Tensors&)>& f, Tensors inputs,
 }
 
 std::vector<double> values(const Tensor& x) {
+  const Tensor host = x.to(Device::cpu());
   std::vector<double> result;
   visit_all(x.dtype(), [&]<class T>() {
-    const T* data = x.data<T>();
+    const T* data = host.data<T>();
     for (int64_t i = 0; i < x.numel(); ++i) {
       if constexpr (std::is_same_v<T, f16> || std::is_same_v<T, bf16>)
         result.push_back(static_cast<float>(data[i]));
@@ -91,6 +105,18 @@ Tensors stored_as(DType dtype, const Line& line, const Tensors& inputs) {
   for (size_t i = 0; i < inputs.size(); ++i)
     if (line.inputs[i].trainable) result[i] = inputs[i].to(dtype);
   return result;
+}
+
+void expect_refused(const Line& line, const std::function<Tensor(const Tensors&)>& f, const Tensors& x,
+                    const std::string& what) {
+  const std::string op = line.name.substr(0, line.name.find('.'));
+  Tape tape;
+  try {
+    f(x);
+    ADD_FAILURE() << what << " was accepted";
+  } catch (const Error& error) {
+    EXPECT_TRUE(std::string(error.what()).starts_with(op + ": ")) << what << " gave: " << error.what();
+  }
 }
 
 testing::AssertionResult near(const Tensor& got, const Tensor& expected, double bound, double floor) {
@@ -112,7 +138,8 @@ testing::AssertionResult near(const Tensor& got, const Tensor& expected, double 
 testing::AssertionResult same_bits(const Tensor& got, const Tensor& expected) {
   if (got.shape() != expected.shape() || got.dtype() != expected.dtype())
     return testing::AssertionFailure() << "expected " << expected << ", got " << got;
-  if (std::memcmp(got.raw(), expected.raw(), got.bytes()) == 0) return testing::AssertionSuccess();
+  const Tensor a = got.to(Device::cpu()), b = expected.to(Device::cpu());
+  if (std::memcmp(a.raw(), b.raw(), a.bytes()) == 0) return testing::AssertionSuccess();
   return testing::AssertionFailure() << "expected the bits of " << expected << ", got " << got;
 }
 
