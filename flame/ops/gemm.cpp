@@ -126,7 +126,7 @@ void gemm_f32(const Tensor& a, const Tensor& b, const Tensor& c, GemmOptions opt
 }
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options, const Tensor& bias) {
-  if (c.dtype() == DType::f32) return gemm_f32(a, b, c, options, bias);
+  if (c.dtype() == DType::f32) return gemm_f32(as_f32(a), as_f32(b), c, options, as_f32(bias));
   const Tensor wide = options.accumulate ? as_f32(c) : Tensor::empty(c.shape());
   gemm_f32(as_f32(a), as_f32(b), wide, options, as_f32(bias));
   c.copy_from(cast(wide, c.dtype()));

@@ -12,7 +12,8 @@ struct GemmOptions {
 };
 
 // c = alpha a b + bias in place, or c += that. a [..., m, k], b [..., k, n] (or transposed), c [..., m, n], bias [n] or
-// none; leading extents broadcast to c's. Unknown to autograd.
+// none; leading extents broadcast to c's. a, b and bias have one floating dtype, c has that or f32. Unknown to
+// autograd.
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options = {}, const Tensor& bias = {});
 
 }  // namespace flame
