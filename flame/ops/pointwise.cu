@@ -4,6 +4,9 @@
 #include "flame/ops/pointwise.h"
 #include "flame/ops/pointwise_kernels.h"
 #include "flame/ops/reduce.h"
+#ifdef __CUDACC__
+#include "flame/ops/pointwise_cuda.h"
+#endif
 
 namespace flame {
 namespace {
@@ -260,7 +263,7 @@ void map(const F& f, const Tensor& x, const Tensor& y) {
 
 template <class F>
 void zip(const F& f, const Tensor& a, const Tensor& b, const Tensor& out) {
-  visit(a.dtype(), [&]<class T>() { on<cpu::zip<T, T, F>, cuda::zip<T, T, F>>(a.device(), f, a, b, out); });
+  visit(a.dtype(), [&]<class T>() { on<cpu::zip<T, T, T, F>, cuda::zip<T, T, T, F>>(a.device(), f, a, b, out); });
 }
 
 template <class Rule>
@@ -314,7 +317,8 @@ template <class F>
 Tensor compare(const Tensor& a, const Tensor& b) {
   require_same(F::name, a, b);
   const Tensor y = Tensor::empty(broadcast(a.shape(), b.shape(), F::name), DType::boolean, a.device());
-  visit_all(a.dtype(), [&]<class T>() { on<cpu::zip<T, bool, F>, cuda::zip<T, bool, F>>(a.device(), F{}, a, b, y); });
+  visit_all(a.dtype(),
+            [&]<class T>() { on<cpu::zip<T, T, bool, F>, cuda::zip<T, T, bool, F>>(a.device(), F{}, a, b, y); });
   return y;
 }
 
@@ -393,9 +397,14 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
 }
 
 void accumulate(const Tensor& into, const Tensor& x) {
-  require_same("accumulate", into, x);
-  require(into.shape() == x.shape(), "accumulate", "expected shape ", into.shape(), ", got ", x.shape());
-  zip(Sum{}, into, x, into);
+  const char* op = "accumulate";
+  require(into.defined() && x.defined() && into.device() == x.device(), op, "expected tensors of one device");
+  require(into.shape() == x.shape(), op, "expected shape ", into.shape(), ", got ", x.shape());
+  visit(x.dtype(), [&]<class T>() {
+    if (into.dtype() == x.dtype()) return zip(Sum{}, into, x, into);
+    require(into.dtype() == DType::f32, op, "expected ", into.dtype(), ", got ", x.dtype());
+    on<cpu::zip<float, T, float, Sum>, cuda::zip<float, T, float, Sum>>(into.device(), Sum{}, into, x, into);
+  });
 }
 
 }  // namespace flame

@@ -48,6 +48,7 @@ Tensor equal(const Tensor& a, const Tensor& b);
 Tensor not_equal(const Tensor& a, const Tensor& b);
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);  // a where the boolean condition holds, else b
 
-void accumulate(const Tensor& into, const Tensor& x);  // into += x in place; same shape and dtype; no autograd
+// into += x in place; one shape, and one dtype or f32 for `into`; no autograd.
+void accumulate(const Tensor& into, const Tensor& x);
 
 }  // namespace flame

@@ -6,6 +6,14 @@
 #include "flame/device/parallel.h"
 
 // How a scalar rule is applied to whole tensors. A rule is a small struct; both devices run the same one.
+namespace flame {
+
+// Arithmetic is fp32 for floating storage; integers and booleans stay what they are.
+template <class T>
+using Compute = std::conditional_t<std::is_same_v<T, f16> || std::is_same_v<T, bf16>, float, T>;
+
+}  // namespace flame
+
 namespace flame::cpu {
 
 // Visits the result of broadcasting K inputs to `out` as contiguous runs: f(out offset, input offsets, input steps, n),
@@ -57,10 +65,6 @@ void for_each_run(const Shape& out, const std::array<Shape, K>& inputs, const F&
   });
 }
 
-// Arithmetic is fp32 for floating storage; integers and booleans stay what they are.
-template <class T>
-using Compute = std::conditional_t<std::is_same_v<T, f16> || std::is_same_v<T, bf16>, float, T>;
-
 // y = f(x), one value at a time.
 template <class T, class F>
 void map(const F& f, const Tensor& x, const Tensor& y) {
@@ -72,21 +76,23 @@ void map(const F& f, const Tensor& x, const Tensor& y) {
 }
 
 // out = f(a, b) with broadcasting.
-template <class T, class U, class F>
+template <class A, class B, class U, class F>
 void zip(const F& f, const Tensor& a, const Tensor& b, const Tensor& out) {
-  const T *a_data = a.data<T>(), *b_data = b.data<T>();
+  const A* a_data = a.data<A>();
+  const B* b_data = b.data<B>();
   U* out_data = out.data<U>();
   for_each_run<2>(out.shape(), {a.shape(), b.shape()}, [&](int64_t o, auto offset, auto step, int64_t n) {
-    const T *x = a_data + offset[0], *z = b_data + offset[1];
+    const A* x = a_data + offset[0];
+    const B* z = b_data + offset[1];
     U* y = out_data + o;
     if (step[0] && step[1]) {
-      for (int64_t i = 0; i < n; ++i) y[i] = U(f(Compute<T>(x[i]), Compute<T>(z[i])));
+      for (int64_t i = 0; i < n; ++i) y[i] = U(f(Compute<A>(x[i]), Compute<B>(z[i])));
     } else if (step[0]) {
-      const Compute<T> fixed(*z);
-      for (int64_t i = 0; i < n; ++i) y[i] = U(f(Compute<T>(x[i]), fixed));
+      const Compute<B> fixed(*z);
+      for (int64_t i = 0; i < n; ++i) y[i] = U(f(Compute<A>(x[i]), fixed));
     } else {
-      const Compute<T> fixed(*x);
-      for (int64_t i = 0; i < n; ++i) y[i] = U(f(fixed, Compute<T>(z[i * step[1]])));
+      const Compute<A> fixed(*x);
+      for (int64_t i = 0; i < n; ++i) y[i] = U(f(fixed, Compute<B>(z[i * step[1]])));
     }
   });
 }
@@ -109,11 +115,11 @@ void zip3(const F& f, const Tensor& a, const Tensor& b, const Tensor& c, const T
 
 }  // namespace flame::cpu
 
-// The same three on a GPU: declared for on<>, defined where CUDA is compiled.
+// The same three on a GPU: declared for on<>, defined in pointwise_cuda.h, where CUDA is compiled.
 namespace flame::cuda {
 template <class T, class F>
 void map(const F& f, const Tensor& x, const Tensor& y);
-template <class T, class U, class F>
+template <class A, class B, class U, class F>
 void zip(const F& f, const Tensor& a, const Tensor& b, const Tensor& out);
 template <class A, class T, class F>
 void zip3(const F& f, const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& out);
