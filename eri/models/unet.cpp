@@ -30,6 +30,7 @@ UNet::UNet(const Scope& scope, int64_t head_width)
       id_waves_(kIdWidth, scope.device()),
       time_embed_(scope / "time_embed", {}),
       label_embed_(scope / "label_emb" / 0, {.out = time_embed_.out()}),
+      fusion_(std::make_shared<Fusion>()),
       norm_out_(scope / "out" / 0, 1e-5f),
       conv_out_(scope / "out" / 2, {.out = in_channels_, .kernel = 3, .padding = 1}) {
   int64_t channels = in_channels_;
@@ -56,6 +57,20 @@ UNet UNet::from_safetensors(const std::filesystem::path& path, Device device, DT
   return UNet(Scope(*Checkpoint(path).unet(), dtype, device));
 }
 
+bool UNet::can_fuse() const {
+  const Tensor& weight = conv_out_.weight();
+  return cuda_build && weight.device().is_cuda() && dtype_ != DType::f32 && head_width_ == 64 && !transformers_.empty();
+}
+
+void UNet::fuse(MemoryPolicy policy) {
+  require(can_fuse(), "UNet::fuse", "expected a build with CUDA, weights in f16 or bf16 on a GPU and heads of 64");
+  if constexpr (cuda_build) fusion_->transformers = eri::fuse(transformers_, policy);
+}
+
+void UNet::refresh() const {
+  if (is_fused()) fusion_->transformers->refresh();
+}
+
 UNet::Block UNet::make_block(const Scope& scope, int64_t& channels) {
   Block block{scope.path(), {}};
   for (int i = 0; i < scope.count(); ++i) block.layers.push_back(make_layer(scope / i, channels));
@@ -78,7 +93,14 @@ UNet::Layer UNet::make_layer(const Scope& scope, int64_t& channels) {
     const Conv2d conv(scope / "conv", {.in = channels, .out = channels, .kernel = 3, .padding = 1});
     return [conv](const Tensor& x, const Condition&) { return conv(upsample_nearest2x(x)); };  // [N, 2H, 2W, C]
   }
-  if (scope.has("transformer_blocks")) return SpatialTransformer(scope, channels, context_width_, head_width_);
+  if (scope.has("transformer_blocks")) {
+    const size_t index = transformers_.size();
+    transformers_.push_back(std::make_shared<SpatialTransformer>(scope, channels, context_width_, head_width_));
+    return [transformer = transformers_.back(), index, fusion = fusion_](const Tensor& x, const Condition& condition) {
+      if (!fusion->transformers) return (*transformer)(x, condition);
+      return fusion->transformers->run(index, transformer->norm()(x), x, condition.text);
+    };
+  }
   const ResBlock block(scope, channels, time_embed_.out());
   channels = block.out();
   return block;
@@ -94,7 +116,8 @@ Tensor UNet::operator()(const Tensor& x, const Tensor& t, const Tensor& context,
 
 Tensor UNet::predict(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
                      const Tensor& time_ids) const {
-  const Condition condition{silu(embed(t, pooled, time_ids)), context.to(dtype_)};
+  Condition condition{silu(embed(t, pooled, time_ids)), context.to(dtype_), {}};
+  if (is_fused()) condition.text = fusion_->transformers->text(condition.context);
 
   Tensor h = channels_last(x.to(dtype_));  // [N, H, W, 4]
   std::vector<Tensor> skips;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "eri/models/fused_unet.h"
 #include "eri/models/unet_blocks.h"
 
 namespace eri {
@@ -28,6 +29,13 @@ class UNet : public flame::Module {
     return (*this)(x, t, context, pooled, time_ids);
   }
 
+  // Rebuilds the transformers, with the adapters that they have now, for speed on a GPU; see fused_unet.h. Their layers
+  // cannot be called one by one from then on.
+  void fuse(MemoryPolicy policy = MemoryPolicy::lean);
+  bool can_fuse() const;  // a build with CUDA, weights in f16 or bf16 on a GPU, heads of 64
+  bool is_fused() const { return fusion_->transformers != nullptr; }
+  void refresh() const;  // after each change of the adapters of fused transformers
+
   // The LoRA that its layers have now, as ComfyUI and others load it. Defined in eri/lora.
   void save_lora(const std::filesystem::path& path) const;
 
@@ -45,6 +53,9 @@ class UNet : public flame::Module {
     std::string name;
     std::vector<Layer> layers;
   };
+  struct Fusion {
+    std::unique_ptr<FusedTransformers> transformers;  // none until fuse()
+  };
 
   Block make_block(const flame::Scope& scope, int64_t& channels);
   Layer make_layer(const flame::Scope& scope, int64_t& channels);
@@ -59,7 +70,9 @@ class UNet : public flame::Module {
   int64_t in_channels_, context_width_, head_width_, size_multiple_ = 1;
   Sinusoids time_waves_, id_waves_;
   EmbeddingMlp time_embed_, label_embed_;
+  std::shared_ptr<Fusion> fusion_;
   std::vector<Block> input_blocks_, middle_blocks_, output_blocks_;
+  std::vector<std::shared_ptr<SpatialTransformer>> transformers_;
   flame::GroupNorm norm_out_;
   flame::Conv2d conv_out_;
 };

@@ -14,6 +14,7 @@ using flame::Tensor;
 struct Condition {
   Tensor embedding;  // [N, E]: silu of the sum of the embedded timestep, pooled text and sizes
   Tensor context;    // [N, T, C]: the text
+  Tensor text;       // [N, T, ..]: keys and values of it for all blocks, where the transformers are fused
 };
 
 // Numbers as waves: x [N] f32 -> [N, width] f32, first the cosines, then the sines, of x times frequencies from 1 down
@@ -61,6 +62,13 @@ class TransformerBlock {
   TransformerBlock(const flame::Scope& scope, int64_t width, int64_t context_width, int64_t head_width);
   Tensor operator()(Tensor x, const Tensor& context) const;
 
+  const flame::LayerNorm& norm1() const { return norm1_; }
+  const flame::LayerNorm& norm2() const { return norm2_; }
+  const flame::LayerNorm& norm3() const { return norm3_; }
+  const flame::Attention& self() const { return self_; }
+  const flame::Attention& cross() const { return cross_; }
+  const flame::GegluFeedForward& feed_forward() const { return feed_forward_; }
+
  private:
   flame::LayerNorm norm1_, norm2_, norm3_;
   flame::Attention self_, cross_;
@@ -71,6 +79,11 @@ class SpatialTransformer {
  public:
   SpatialTransformer(const flame::Scope& scope, int64_t channels, int64_t context_width, int64_t head_width);
   Tensor operator()(const Tensor& x, const Condition& condition) const;
+
+  const flame::GroupNorm& norm() const { return norm_; }
+  const flame::Linear& proj_in() const { return proj_in_; }
+  const std::vector<TransformerBlock>& blocks() const { return blocks_; }
+  const flame::Linear& proj_out() const { return proj_out_; }
 
  private:
   flame::GroupNorm norm_;

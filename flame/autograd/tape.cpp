@@ -53,6 +53,13 @@ void GradientMap::add(const SlotPtr& to, const Tensor& gradient) {
   accumulate(entry->second, gradient);
 }
 
+Tensor GradientMap::accumulator(const SlotPtr& to) {
+  Tensor& sum = gradients_[to];
+  if (!sum.defined()) sum = Tensor::zeros(to->shape, to->dtype, to->device);
+  if (!bound_.contains(to) && !sum.sole_owner()) sum = sum.clone();
+  return sum;
+}
+
 void GradientMap::add(const GradientMap& others) {
   for (const auto& [slot, gradient] : others.gradients_) add(slot, gradient);
 }

@@ -18,6 +18,9 @@ class GradientMap {
   // From now on the gradient of `leaf` is added to `destination` in place (a view of a flat buffer, for instance).
   void bind(const Tensor& leaf, const Tensor& destination);
 
+  // Where the gradient of `to` is added up, for rules that add to it in place: what it is bound to, or zeros made now.
+  Tensor accumulator(const SlotPtr& to);
+
   bool contains(const Tensor& x) const { return x.slot() && gradients_.contains(x.slot()); }
   const Tensor& operator[](const Tensor& x) const;  // throws if there is no gradient for x
   Tensor take(const SlotPtr& slot);                 // removes it; no tensor if there is none

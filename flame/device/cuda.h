@@ -21,10 +21,12 @@ inline void check_launch(std::source_location where = std::source_location::curr
 
 // The device's one compute stream, on which everything runs in order; makes the device current on this thread.
 cudaStream_t stream(Device device);
-// A second stream for work that nothing on the first waits for until join(): fork() makes it wait for what the first
-// has so far, join() the first for it. Tensors that it uses must live until join().
+// A second stream for work that the first does not wait for at once: fork() makes it wait for what the first has so
+// far. mark() names what it has been given, wait_for() makes the first wait for that. What it uses must live until
+// then.
 cudaStream_t fork(Device device);
-void join(Device device);
+cudaEvent_t mark(Device device);
+void wait_for(Device device, cudaEvent_t mark);
 
 const cudaDeviceProp& properties(Device device);
 

@@ -40,7 +40,7 @@ DeviceState::DeviceState(int index) : allocator((check(cudaSetDevice(index)), in
   check(cudaStreamCreateWithFlags(&main, cudaStreamNonBlocking));
   check(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
   check(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
-  check(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming));
+  for (cudaEvent_t& event : marks) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
 }
 
 DeviceState& state(Device device) {
@@ -66,11 +66,14 @@ cudaStream_t fork(Device device) {
   return on.side;
 }
 
-void join(Device device) {
+cudaEvent_t mark(Device device) {
   DeviceState& on = state(device);
-  check(cudaEventRecord(on.joined, on.side));
-  check(cudaStreamWaitEvent(on.main, on.joined));
+  const cudaEvent_t event = on.marks[on.next_mark++ % on.marks.size()];
+  check(cudaEventRecord(event, on.side));
+  return event;
 }
+
+void wait_for(Device device, cudaEvent_t mark) { check(cudaStreamWaitEvent(stream(device), mark)); }
 
 const cudaDeviceProp& properties(Device device) { return state(device).properties; }
 

@@ -49,7 +49,9 @@ struct DeviceState {
   explicit DeviceState(int index);
   cudaDeviceProp properties;
   cudaStream_t main, side;
-  cudaEvent_t forked, joined;
+  cudaEvent_t forked;
+  std::array<cudaEvent_t, 8> marks;  // in turn: more than are ever waited for at a time
+  size_t next_mark = 0;
   Allocator allocator;
   Uploads uploads;
 };

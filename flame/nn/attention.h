@@ -21,6 +21,11 @@ class Attention {
   Tensor operator()(const Tensor& x) const { return (*this)(x, x); }
   Tensor causal(const Tensor& x) const;  // position i sees positions 0..i
 
+  const Linear& q() const { return q_; }
+  const Linear& k() const { return k_; }
+  const Linear& v() const { return v_; }
+  const Linear& out() const { return out_; }
+
  private:
   Tensor attend(const Tensor& x, const Tensor& context, bool causal) const;
 
@@ -33,6 +38,8 @@ class GegluFeedForward {
  public:
   GegluFeedForward(const Scope& scope, int64_t width);
   Tensor operator()(const Tensor& x) const;
+  const Linear& in() const { return in_; }
+  const Linear& out() const { return out_; }
 
  private:
   Linear in_, out_;

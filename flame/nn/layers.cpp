@@ -1,5 +1,7 @@
 #include "flame/nn/layers.h"
 
+#include <utility>
+
 #include "flame/ops/conv.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/matmul.h"
@@ -41,15 +43,20 @@ Tensor load_vector(const Scope& scope, std::string_view name, int64_t width) {
 
 Linear::Linear(const Scope& scope, const LinearSizes& sizes) : state_(std::make_shared<State>()) {
   state_->weight = load_matrix(scope, sizes);
+  state_->out = state_->weight.dim(0);
+  state_->in = state_->weight.dim(1);
   state_->bias = load_bias(scope, out(), sizes.bias);
   scope.registry().linears.emplace_back(scope.path(), *this);
 }
 
 Tensor Linear::operator()(const Tensor& x) const {
-  const auto& [weight, bias, adapter] = *state_;
+  const auto& [weight, bias, in, out, adapter] = *state_;
+  require(weight.defined(), "Linear", "this layer's weight was released to another");
   if (!adapter) return linear(x, weight, bias);
   return lora_linear(x, weight, bias, adapter->down, adapter->up, adapter->scale);
 }
+
+Tensor Linear::release_weight() const { return std::exchange(state_->weight, {}); }
 
 Conv2d::Conv2d(const Scope& scope, const ConvSizes& sizes) : state_(std::make_shared<State>()) {
   state_->weight = load_kernel(scope, sizes);

@@ -25,14 +25,18 @@ class Linear {
   // weight [out, in], or a 1x1 convolution's [out, in, 1, 1]; bias [out].
   explicit Linear(const Scope& scope, const LinearSizes& sizes = {.bias = Bias::if_there});
   Tensor operator()(const Tensor& x) const;
-  int64_t in() const { return state_->weight.dim(1); }
-  int64_t out() const { return state_->weight.dim(0); }
+  int64_t in() const { return state_->in; }
+  int64_t out() const { return state_->out; }
   std::optional<Adapter>& adapter() const { return state_->adapter; }
   Tensor& weight() const { return state_->weight; }
+  const Tensor& bias() const { return state_->bias; }
+  // Gives the weight to a layer that takes this one's place, which from then on cannot be called.
+  Tensor release_weight() const;
 
  private:
   struct State {
     Tensor weight, bias;
+    int64_t in, out;
     std::optional<Adapter> adapter;
   };
   std::shared_ptr<State> state_;
@@ -70,6 +74,9 @@ class LayerNorm {
  public:
   explicit LayerNorm(const Scope& scope, float eps = 1e-5f, int64_t width = any_size);
   Tensor operator()(const Tensor& x) const;
+  const Tensor& weight() const { return weight_; }
+  const Tensor& bias() const { return bias_; }
+  float eps() const { return eps_; }
 
  private:
   Tensor weight_, bias_;

@@ -1,0 +1,173 @@
+#include "eri/models/fused_text_cuda.h"
+
+#include <cstring>
+
+#include "flame/ops/layout.h"
+
+namespace eri {
+
+using namespace flame;
+using cuda::Matrix;
+
+FusedText::FusedText(const std::vector<Linear>& layers)
+    : device_(layers.front().weight().device()), dtype_(layers.front().weight().dtype()) {
+  PurposeScope purpose(Purpose::weights);
+  const int64_t in = layers.front().in();
+  int64_t width = 0;
+  const bool adapted = layers.front().adapter().has_value();
+  for (const Linear& layer : layers) {
+    const auto& adapter = layer.adapter();
+    require(adapter.has_value() == adapted && !layer.bias().defined(), "FusedText",
+            "expected layers without biases that all have an adapter, or none");
+    if (batches_.empty() || batches_.back().out != layer.out())
+      batches_.push_back({0, layer.out(), static_cast<int64_t>(layers_.size()), width, {}});
+    ++batches_.back().count;
+    if (adapted) {
+      if (layers_.empty()) rank_ = adapter->down.dim(0), scale_ = adapter->scale;
+      require(adapter->down.dim(0) == rank_ && adapter->scale == scale_ && adapter->down.dtype() == DType::f32,
+              "FusedText", "expected adapters in f32 of one rank and scale");
+    }
+    layers_.push_back({adapted ? *adapter : Adapter{}, layer.out()});
+    width += layer.out();
+  }
+  weight_ = Tensor::empty({width, in}, dtype_, device_);
+  int64_t row = 0;
+  for (const Linear& layer : layers) {
+    const Tensor weight = layer.release_weight();
+    weight_.rows(row, layer.out()).copy_from(weight);
+    row += layer.out();
+  }
+  if (!adapted) return;
+  down_ = Tensor::zeros({rank_ * static_cast<int64_t>(layers_.size()), in}, dtype_, device_);
+  for (Batch& batch : batches_) batch.up = Tensor::zeros({batch.count, batch.out, rank_}, dtype_, device_);
+}
+
+Matrix FusedText::columns_of(const Batch& batch, const Tensor& all) const {
+  return {all.raw() + static_cast<size_t>(batch.first_column) * size_of(all.dtype()),
+          all.dtype(),
+          all.numel() / width(),
+          batch.out,
+          width(),
+          batch.count,
+          batch.out};
+}
+
+Matrix FusedText::ranks_of(const Batch& batch, const Tensor& low) const {
+  return {low.raw() + static_cast<size_t>(batch.first_layer * rank_) * size_of(low.dtype()),
+          low.dtype(),
+          low.dim(0),
+          rank_,
+          low.dim(1),
+          batch.count,
+          rank_};
+}
+
+Tensor FusedText::operator()(const Tensor& context) const {
+  require(!wants(context), "FusedText", "the context may not want a gradient");
+  const cudaStream_t on = cuda::stream(device_);
+  const int64_t rows = context.dim(0) * context.dim(1);
+  const Matrix x = cuda::matrix(context, rows, context.dim(2));
+  const Tensor y = Tensor::empty({context.dim(0), context.dim(1), width()}, dtype_, device_);
+  cuda::product(device_, on, x, false, cuda::matrix(weight_), true, cuda::matrix(y, rows, width()));
+  if (!rank_) return y;
+  const Tensor low = Tensor::empty({rows, down_.dim(0)}, dtype_, device_);
+  cuda::product(device_, on, x, false, cuda::matrix(down_), true, cuda::matrix(low));
+  for (const Batch& batch : batches_)
+    cuda::product(device_, on, ranks_of(batch, low), false, cuda::matrix(batch.up), true, columns_of(batch, y),
+                  {.beta = 1});
+  bool trains = false;
+  for (const Layer& layer : layers_) trains |= wants(layer.adapter.down) || wants(layer.adapter.up);
+  if (!trains) return y;
+  Tape::current()->count(low.bytes() + context.bytes());
+  return record_always("fused_text", y, {},
+                       [this, context = context.detach(), low](const Tensor& dy, GradientMap& gradients) {
+                         add_gradients(context, low, dy, gradients);
+                       });
+}
+
+void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Tensor& dy,
+                              GradientMap& gradients) const {
+  const cudaStream_t on = cuda::stream(device_);
+  const int64_t ranks = down_.dim(0), in = down_.dim(1);
+  if (!down_sums_.defined()) {
+    const LastingScope lasting;
+    PurposeScope purpose(Purpose::gradients);
+    down_sums_ = Tensor::empty({ranks, in}, DType::f32, device_);
+    up_sums_ = Tensor::empty({width(), rank_}, DType::f32, device_);
+  }
+  const Tensor dlow = Tensor::empty(low.shape(), dtype_, device_);
+  for (const Batch& batch : batches_) {
+    const Matrix slopes = columns_of(batch, dy);
+    const Matrix sums = {up_sums_.raw() + static_cast<size_t>(batch.first_column * rank_) * sizeof(float),
+                         DType::f32,
+                         batch.out,
+                         rank_,
+                         rank_,
+                         batch.count,
+                         batch.out * rank_};
+    cuda::product(device_, on, slopes, true, ranks_of(batch, low), false, sums, {.alpha = scale_});
+    cuda::product(device_, on, slopes, false, cuda::matrix(batch.up), false, ranks_of(batch, dlow));
+  }
+  cuda::product(device_, on, cuda::matrix(dlow), true, cuda::matrix(context, dlow.dim(0), in), false,
+                cuda::matrix(down_sums_));
+
+  std::vector<cuda::GradientPart> parts;
+  int64_t column = 0, most_rows = 1;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const auto& [adapter, out] = layers_[i];
+    parts.push_back({.from = down_sums_.data<float>() + static_cast<int64_t>(i) * rank_ * in,
+                     .from_pitch = in,
+                     .to = gradients.accumulator(adapter.down.slot()).data<float>(),
+                     .rows = rank_,
+                     .columns = in});
+    parts.push_back({.from = up_sums_.data<float>() + column * rank_,
+                     .from_pitch = rank_,
+                     .to = gradients.accumulator(adapter.up.slot()).data<float>(),
+                     .rows = out,
+                     .columns = rank_});
+    column += out;
+    most_rows = std::max(most_rows, out);
+  }
+  write_table(parts);
+  cuda::add_gradients(device_, on, reinterpret_cast<const cuda::GradientPart*>(table_.raw()),
+                      static_cast<int>(parts.size()), most_rows);
+}
+
+// The places are the same in every step of a run, so that a captured step finds the table as it is.
+void FusedText::write_table(const std::vector<cuda::GradientPart>& parts) const {
+  const size_t bytes = parts.size() * sizeof(cuda::GradientPart);
+  if (parts_.size() == parts.size() && std::memcmp(parts_.data(), parts.data(), bytes) == 0) return;
+  const LastingScope lasting;
+  parts_ = parts;
+  const Tensor host = Tensor::empty({static_cast<int64_t>(bytes)}, DType::u8);
+  std::memcpy(host.raw(), parts.data(), bytes);
+  table_ = host.to(device_);
+}
+
+std::vector<cuda::AdapterPlace> FusedText::places() const {
+  std::vector<cuda::AdapterPlace> result;
+  if (!rank_) return result;
+  const int64_t in = down_.dim(1);
+  for (const Batch& batch : batches_) {
+    for (int64_t i = 0; i < batch.count; ++i) {
+      const int64_t index = batch.first_layer + i;
+      const Layer& layer = layers_[static_cast<size_t>(index)];
+      result.push_back({.down = layer.adapter.down.data<float>(),
+                        .up = layer.adapter.up.data<float>(),
+                        .gain = nullptr,
+                        .shift = nullptr,
+                        .a = down_.rows(index * rank_, rank_).raw(),
+                        .b = batch.up.rows(i, 1).raw(),
+                        .constants = nullptr,
+                        .in = in,
+                        .out = batch.out,
+                        .rank = rank_,
+                        .pitch_a = in,
+                        .pitch_b = rank_,
+                        .scale = scale_});
+    }
+  }
+  return result;
+}
+
+}  // namespace eri

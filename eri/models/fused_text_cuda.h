@@ -1,0 +1,46 @@
+#pragma once
+
+#include "flame/nn/extended_linear_cuda.h"
+
+namespace eri {
+
+// The projections of the text to the keys and values of every block, with their adapters: one product for all layers,
+// and their low-rank parts in batches of layers of one width.
+class FusedText {
+ public:
+  explicit FusedText(const std::vector<flame::Linear>& layers);  // neighbours of one width make one batch
+
+  flame::Tensor operator()(const flame::Tensor& context) const;  // [N, T, C] -> [N, T, width()]
+  int64_t width() const { return weight_.dim(0); }
+  std::vector<flame::cuda::AdapterPlace> places() const;
+
+ private:
+  struct Layer {
+    flame::Adapter adapter;
+    int64_t out;
+  };
+  struct Batch {  // `count` layers with `out` outputs each
+    int64_t count, out, first_layer, first_column;
+    flame::Tensor up;  // [count, out, rank]: s B
+  };
+  // The parts of [rows, width()] and of [rows, all ranks] that belong to a batch, as batched matrices.
+  flame::cuda::Matrix columns_of(const Batch& batch, const flame::Tensor& all) const;
+  flame::cuda::Matrix ranks_of(const Batch& batch, const flame::Tensor& low) const;
+  void add_gradients(const flame::Tensor& context, const flame::Tensor& low, const flame::Tensor& dy,
+                     flame::GradientMap& gradients) const;
+  void write_table(const std::vector<flame::cuda::GradientPart>& parts) const;
+
+  flame::Device device_;
+  flame::DType dtype_;
+  int64_t rank_ = 0;
+  float scale_ = 1;
+  flame::Tensor weight_;  // [width, C]
+  flame::Tensor down_;    // [all ranks, C]
+  std::vector<Layer> layers_;
+  std::vector<Batch> batches_;
+  // Sums of adapters' gradients before they are added to their places, and where those are.
+  mutable flame::Tensor down_sums_, up_sums_, table_;
+  mutable std::vector<flame::cuda::GradientPart> parts_;
+};
+
+}  // namespace eri

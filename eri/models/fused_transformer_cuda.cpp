@@ -1,0 +1,483 @@
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "eri/models/fused_text_cuda.h"
+#include "eri/models/fused_unet.h"
+#include "eri/models/unet_blocks.h"
+#include "flame/ops/cross_attention_cuda.h"
+#include "flame/ops/cudnn_graphs_cuda.h"
+#include "flame/ops/fused_cuda.h"
+
+namespace eri {
+
+using namespace flame;
+using cuda::Extended;
+using cuda::ExtendedLinear;
+using cuda::Matrix;
+
+namespace {
+
+constexpr int64_t kHeadWidth = 64;
+constexpr float kEps = 1e-5f;
+
+Tensor rows_of(int64_t rows, int64_t columns, const Tensor& like) {
+  return Tensor::empty({rows, columns}, like.dtype(), like.device());
+}
+
+cuda::Rows as_rows(const Matrix& m) { return {m.data, m.dtype, m.rows, m.columns, m.pitch}; }
+
+// Adapters' gradients on the second stream, and what they read, held until they are done.
+class SideWork {
+ public:
+  explicit SideWork(Device device) : device_(device) {}
+  ~SideWork() { finish(); }
+  SideWork(const SideWork&) = delete;
+  SideWork& operator=(const SideWork&) = delete;
+
+  void add_gradients(const ExtendedLinear& linear, const Extended& x, const Extended& dy, GradientMap& gradients) {
+    if (!linear.wants_gradients()) return;
+    held_.push_back(x.buffer);
+    held_.push_back(dy.buffer);
+    linear.add_gradients(x, dy, cuda::fork(device_), gradients, held_);
+  }
+
+  // The first stream waits for what was given before the last turn, which leaves the rest time to overlap.
+  void turn() {
+    if (held_.empty()) return;
+    const cudaEvent_t now = cuda::mark(device_);
+    if (last_) cuda::wait_for(device_, last_);
+    before_ = std::exchange(held_, {});
+    last_ = now;
+  }
+
+  void finish() {
+    turn();
+    if (last_) cuda::wait_for(device_, last_);
+    before_.clear();
+    last_ = nullptr;
+  }
+
+ private:
+  Device device_;
+  std::vector<Tensor> held_, before_;
+  cudaEvent_t last_ = nullptr;
+};
+
+// What a block knows of the pictures and texts that it runs for.
+struct Batch {
+  int64_t samples, tokens;
+  Tensor text;  // [N, T, all keys and values]
+  int64_t rows() const { return samples * tokens; }
+};
+
+// What a block's gradient needs. x1, x2, x3 are normalised; t is what ff_out's adapters made of its input.
+struct Kept {
+  Tensor h;
+  Extended x1, a1, x2, a2, x3;
+  Tensor rstd1, rstd2, rstd3, qkv, sum1, q2, sum2, f, t;
+
+  size_t bytes() const {
+    size_t total = 0;
+    for (const Tensor* x : {&h, &x1.buffer, &a1.buffer, &x2.buffer, &a2.buffer, &x3.buffer, &rstd1, &rstd2, &rstd3,
+                            &qkv, &sum1, &q2, &sum2, &f, &t})
+      if (x->defined()) total += x->bytes();
+    return total;
+  }
+};
+
+class FusedBlock {
+ public:
+  FusedBlock(const TransformerBlock& block, int64_t text_column, DType dtype, MemoryPolicy policy)
+      : qkv_({block.self().q(), block.self().k(), block.self().v()}, dtype, block.norm1().weight(),
+             block.norm1().bias()),
+        out1_({block.self().out()}, dtype),
+        q2_({block.cross().q()}, dtype, block.norm2().weight(), block.norm2().bias()),
+        out2_({block.cross().out()}, dtype),
+        ff_in_({block.feed_forward().in()}, dtype, block.norm3().weight(), block.norm3().bias()),
+        ff_out_({block.feed_forward().out()}, dtype),
+        width_(qkv_.in()),
+        text_column_(text_column),
+        policy_(policy) {}
+
+  // `out` = block(h), and what the gradient needs.
+  Kept forward(const Tensor& h, const Batch& batch, const Matrix& out, bool recorded) const {
+    Kept kept = attend(h, batch);
+    const Tensor h2 = std::exchange(kept.h, h);
+    feed_forward(kept, matrix(h2), out);
+    if (!recorded) return {};
+    if (policy_ == MemoryPolicy::block) kept = Kept(), kept.h = h;
+    if (policy_ == MemoryPolicy::block) return kept;
+    kept.h = {};
+    if (policy_ != MemoryPolicy::lean) kept.f = {};
+    if (policy_ == MemoryPolicy::attn_ff) kept.qkv = kept.q2 = {};
+    return kept;
+  }
+
+  // d is the gradient of the block's result, with room for the adapters' part; returns that of its input.
+  Extended backward(Kept kept, const Batch& batch, const Extended& d, const Tensor& dtext, SideWork& side,
+                    GradientMap& gradients) const {
+    restore(kept, batch);
+    const int64_t rows = batch.rows();
+    const Tensor& like = d.buffer;
+    const auto extended = [&](int64_t width, int64_t extra) {
+      return Extended(rows, width, extra, like.dtype(), like.device());
+    };
+    const Device device = like.device();
+
+    // Feed-forward.
+    const Tensor dg = rows_of(rows, 4 * width_, like);
+    const Matrix dg_rows = cuda::matrix(dg);
+    ff_out_.backward(d, &dg_rows);
+    const Extended df = extended(8 * width_, ff_in_.extra()), g = extended(4 * width_, ff_out_.extra());
+    cuda::geglu_backward_rows(device, as_rows(dg_rows), cuda::rows_of(kept.f), as_rows(df.main()), as_rows(g.main()));
+    if (ff_out_.wants_gradients()) {
+      cuda::copy_rows(cuda::stream(device), cuda::matrix(kept.t), g.part(4 * width_, ff_out_.extra()));
+      side.add_gradients(ff_out_, g, d, gradients);
+    }
+    Extended d2 = through_norm(ff_in_, df, kept.x3, kept.rstd3, d, side, gradients);
+
+    // Attention to the text.
+    const Tensor da2 = rows_of(rows, width_, like);
+    const Matrix da2_rows = cuda::matrix(da2);
+    out2_.backward(d2, &da2_rows);
+    side.add_gradients(out2_, kept.a2, d2, gradients);
+    const Extended dq2 = extended(width_, q2_.extra());
+    cross_gradient(kept, batch, da2, dq2, dtext);
+    const Extended d1 = through_norm(q2_, dq2, kept.x2, kept.rstd2, d2, side, gradients);
+
+    // Attention to itself.
+    const Tensor da1 = rows_of(rows, width_, like);
+    const Matrix da1_rows = cuda::matrix(da1);
+    out1_.backward(d1, &da1_rows);
+    side.add_gradients(out1_, kept.a1, d1, gradients);
+    const Extended dqkv = extended(3 * width_, qkv_.extra());
+    self_gradient(kept, batch, da1, dqkv);
+    const Extended d0 = through_norm(qkv_, dqkv, kept.x1, kept.rstd1, d1, side, gradients);
+    side.turn();
+    return d0;
+  }
+
+  std::array<const ExtendedLinear*, 6> linears() const { return {&qkv_, &out1_, &q2_, &out2_, &ff_in_, &ff_out_}; }
+  int64_t extra_of_result() const { return ff_out_.extra(); }
+
+ private:
+  static Matrix matrix(const Tensor& x) { return cuda::matrix(x); }
+
+  // Both attentions; kept.h is what comes out of them.
+  Kept attend(const Tensor& h, const Batch& batch) const {
+    const int64_t rows = batch.rows();
+    const auto extended = [&](int64_t extra) { return Extended(rows, width_, extra, h.dtype(), h.device()); };
+    const auto statistics = [&] { return Tensor::empty({rows}, DType::f32, h.device()); };
+    Kept kept;
+
+    kept.x1 = extended(qkv_.extra()), kept.rstd1 = statistics();
+    cuda::normalize_rows(h.device(), matrix(h), kEps, kept.x1.main(), kept.rstd1.data<float>());
+    kept.qkv = rows_of(rows, 3 * width_, h);
+    qkv_.forward(kept.x1, matrix(kept.qkv));
+    kept.a1 = extended(out1_.extra()),
+    kept.sum1 = Tensor::empty({batch.samples, heads(), batch.tokens}, DType::f32, h.device());
+    self_attention(kept, batch);
+    const Tensor h1 = rows_of(rows, width_, h);
+    const Matrix h_rows = matrix(h), h1_rows = matrix(h1);
+    out1_.forward(kept.a1, h1_rows, &h_rows);
+
+    kept.x2 = extended(q2_.extra()), kept.rstd2 = statistics();
+    cuda::normalize_rows(h.device(), h1_rows, kEps, kept.x2.main(), kept.rstd2.data<float>());
+    kept.q2 = rows_of(rows, width_, h);
+    q2_.forward(kept.x2, matrix(kept.q2));
+    kept.a2 = extended(out2_.extra()),
+    kept.sum2 = Tensor::empty({batch.samples, heads(), batch.tokens}, DType::f32, h.device());
+    cross_attention(kept, batch);
+    const Tensor h2 = rows_of(rows, width_, h);
+    out2_.forward(kept.a2, matrix(h2), &h1_rows);
+
+    kept.x3 = extended(ff_in_.extra()), kept.rstd3 = statistics();
+    cuda::normalize_rows(h.device(), matrix(h2), kEps, kept.x3.main(), kept.rstd3.data<float>());
+    kept.h = h2;
+    return kept;
+  }
+
+  // out = h2 + ff_out(geglu(ff_in(x3))); without `out` only what is kept of it.
+  void feed_forward(Kept& kept, const Matrix& h2, const Matrix& out) const {
+    const Tensor& like = kept.x3.buffer;
+    kept.f = rows_of(kept.x3.rows(), 8 * width_, like);
+    ff_in_.forward(kept.x3, matrix(kept.f));
+    const Extended g(kept.x3.rows(), 4 * width_, ff_out_.extra(), like.dtype(), like.device());
+    cuda::geglu_rows(like.device(), cuda::rows_of(kept.f), as_rows(g.main()));
+    ff_out_.forward(g, out, &h2);
+    if (!ff_out_.wants_gradients()) return;
+    kept.t = rows_of(kept.x3.rows(), ff_out_.extra(), like);
+    cuda::copy_rows(cuda::stream(like.device()), g.part(4 * width_, ff_out_.extra()), matrix(kept.t));
+  }
+
+  // Computes again what the policy did not keep.
+  void restore(Kept& kept, const Batch& batch) const {
+    if (kept.h.defined()) {
+      kept = attend(kept.h, batch);
+      const Tensor h2 = std::exchange(kept.h, {}), unused = rows_of(batch.rows(), width_, h2);
+      return feed_forward(kept, matrix(h2), matrix(unused));
+    }
+    if (!kept.qkv.defined()) {
+      kept.qkv = rows_of(batch.rows(), 3 * width_, kept.x1.buffer);
+      qkv_.forward(kept.x1, matrix(kept.qkv));
+      kept.q2 = rows_of(batch.rows(), width_, kept.x1.buffer);
+      q2_.forward(kept.x2, matrix(kept.q2));
+    }
+    if (!kept.f.defined()) {
+      kept.f = rows_of(batch.rows(), 8 * width_, kept.x3.buffer);
+      ff_in_.forward(kept.x3, matrix(kept.f));
+    }
+  }
+
+  // The gradient through a layer and the norm before it, and past them.
+  Extended through_norm(const ExtendedLinear& linear, const Extended& dy, const Extended& x, const Tensor& rstd,
+                        const Extended& past, SideWork& side, GradientMap& gradients) const {
+    const Tensor dx = rows_of(x.rows(), width_, x.buffer);
+    const Matrix dx_rows = matrix(dx);
+    linear.backward(dy, &dx_rows);
+    side.add_gradients(linear, x, dy, gradients);
+    const Extended result(x.rows(), width_, past.buffer.dim(1) - width_, x.buffer.dtype(), x.buffer.device());
+    cuda::normalize_rows_gradient(x.buffer.device(), dx_rows, x.main(), rstd.data<float>(), past.main(), result.main());
+    return result;
+  }
+
+  int64_t heads() const { return width_ / kHeadWidth; }
+
+  // Heads side by side in rows of a buffer, `column` elements from the row's begin.
+  static cuda::cudnn::Heads heads_in(const Tensor& buffer, int64_t column, int64_t tokens) {
+    const int64_t pitch = buffer.dim(-1);
+    return {buffer.raw() + static_cast<size_t>(column) * size_of(buffer.dtype()), tokens * pitch, pitch, kHeadWidth};
+  }
+  static cuda::HeadRows rows_in(const Tensor& buffer, int64_t column, int64_t tokens) {
+    const cuda::cudnn::Heads heads = heads_in(buffer, column, tokens);
+    return {heads.data, heads.sample, heads.token};
+  }
+
+  cuda::cudnn::Attention self_shape(const Kept& kept, const Batch& batch) const {
+    return {kept.qkv.dtype(), batch.samples, heads(), batch.tokens, batch.tokens, kHeadWidth, false};
+  }
+
+  void self_attention(const Kept& kept, const Batch& batch) const {
+    const auto part = [&](int64_t i) { return heads_in(kept.qkv, i * width_, batch.tokens); };
+    const std::string& refusal =
+        cuda::cudnn::attention(kept.qkv.device(), self_shape(kept, batch), part(0), part(1), part(2),
+                               heads_in(kept.a1.buffer, 0, batch.tokens), kept.sum1.raw());
+    require(refusal.empty(), "attention", refusal);
+  }
+
+  void self_gradient(const Kept& kept, const Batch& batch, const Tensor& da, const Extended& dqkv) const {
+    const auto part = [&](const Tensor& buffer, int64_t i) { return heads_in(buffer, i * width_, batch.tokens); };
+    const std::string& refusal = cuda::cudnn::attention_gradient(
+        da.device(), self_shape(kept, batch), part(kept.qkv, 0), part(kept.qkv, 1), part(kept.qkv, 2),
+        heads_in(kept.a1.buffer, 0, batch.tokens), heads_in(da, 0, batch.tokens), kept.sum1.raw(), part(dqkv.buffer, 0),
+        part(dqkv.buffer, 1), part(dqkv.buffer, 2));
+    require(refusal.empty(), "attention", refusal);
+  }
+
+  cuda::CrossAttention cross_problem(const Kept& kept, const Batch& batch) const {
+    const int64_t keys = batch.text.dim(1);
+    return {.device = kept.q2.device(),
+            .dtype = kept.q2.dtype(),
+            .batch = batch.samples,
+            .heads = heads(),
+            .queries = batch.tokens,
+            .keys = keys,
+            .scale = 0.125f,  // 1 / sqrt(64)
+            .q = rows_in(kept.q2, 0, batch.tokens),
+            .k = rows_in(batch.text, text_column_, keys),
+            .v = rows_in(batch.text, text_column_ + width_, keys)};
+  }
+
+  void cross_attention(const Kept& kept, const Batch& batch) const {
+    const cuda::CrossAttention problem = cross_problem(kept, batch);
+    cuda::cross_attention(problem, rows_in(kept.a2.buffer, 0, batch.tokens), kept.sum2.data<float>(),
+                          cuda::forward_cut(problem));
+  }
+
+  void cross_gradient(const Kept& kept, const Batch& batch, const Tensor& da, const Extended& dq,
+                      const Tensor& dtext) const {
+    const cuda::CrossAttention problem = cross_problem(kept, batch);
+    const cuda::CrossAttentionCut cut = cuda::gradient_cut(problem);
+    const auto of_text = [&](int64_t column) {
+      return dtext.defined() ? rows_in(dtext, column, problem.keys) : cuda::HeadRows{};
+    };
+    const Tensor workspace =
+        Tensor::empty({dtext.defined() ? cuda::gradient_workspace(problem, cut) : 0}, DType::f32, da.device());
+    cuda::cross_attention_gradient(problem, kept.sum2.data<float>(), rows_in(da, 0, batch.tokens),
+                                   rows_in(dq.buffer, 0, batch.tokens), of_text(text_column_),
+                                   of_text(text_column_ + width_), workspace.data<float>(), cut);
+  }
+
+  ExtendedLinear qkv_, out1_, q2_, out2_, ff_in_, ff_out_;
+  int64_t width_, text_column_;
+  MemoryPolicy policy_;
+};
+
+class FusedTransformer {
+ public:
+  FusedTransformer(const SpatialTransformer& transformer, int64_t text_column, DType dtype, MemoryPolicy policy)
+      : proj_in_({transformer.proj_in()}, dtype), proj_out_({transformer.proj_out()}, dtype) {
+    for (const TransformerBlock& block : transformer.blocks()) {
+      blocks_.emplace_back(block, text_column, dtype, policy);
+      text_column += 2 * proj_in_.in();
+    }
+  }
+
+  Tensor operator()(const Tensor& normed, const Tensor& x, const Tensor& text) const {
+    const Batch batch{x.dim(0), x.dim(1) * x.dim(2), text.detach()};
+    const int64_t rows = batch.rows(), width = x.dim(3);
+    const bool recorded = wants(normed) || wants(x) || wants(text) || wants_gradients();
+
+    const Extended in(rows, width, proj_in_.extra(), x.dtype(), x.device());
+    cuda::copy_rows(cuda::stream(x.device()), cuda::matrix(normed, rows, width), in.main());
+    Tensor h = rows_of(rows, width, x);
+    proj_in_.forward(in, cuda::matrix(h));
+    const Extended last(rows, width, proj_out_.extra(), x.dtype(), x.device());
+    auto kept = std::make_shared<std::vector<Kept>>();
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      const bool is_last = i + 1 == blocks_.size();
+      const Tensor next = is_last ? Tensor() : rows_of(rows, width, x);
+      kept->push_back(blocks_[i].forward(h, batch, is_last ? last.main() : cuda::matrix(next), recorded));
+      h = next;
+    }
+    const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+    const Matrix residual = cuda::matrix(x, rows, width);
+    proj_out_.forward(last, cuda::matrix(y, rows, width), &residual);
+    if (!recorded) return y;
+
+    size_t bytes = in.buffer.bytes() + last.buffer.bytes();
+    for (const Kept& block : *kept) bytes += block.bytes();
+    Tape::current()->count(bytes);
+    const std::array<Tensor, 3> inputs = {normed, x, text};
+    return record_always("fused_transformer", y, inputs,
+                         [this, batch, in, last, kept, dnormed_to = wants(normed), dx_to = wants(x),
+                          dtext_to = wants(text), shape = x.shape()](const Tensor& dy, GradientMap& gradients) {
+                           const Tensor dtext = dtext_to ? gradients.accumulator(dtext_to) : Tensor();
+                           const Tensor dnormed =
+                               backward(dy, batch, in, last, *kept, dtext, bool(dnormed_to), gradients);
+                           if (dnormed_to) gradients.add(dnormed_to, dnormed.view(shape));
+                           gradients.add(dx_to, dy);
+                         });
+  }
+
+  std::vector<const ExtendedLinear*> linears() const {
+    std::vector<const ExtendedLinear*> result = {&proj_in_, &proj_out_};
+    for (const FusedBlock& block : blocks_)
+      for (const ExtendedLinear* linear : block.linears()) result.push_back(linear);
+    return result;
+  }
+
+ private:
+  bool wants_gradients() const {
+    for (const ExtendedLinear* linear : linears())
+      if (linear->wants_gradients()) return true;
+    return false;
+  }
+
+  // The room that a gradient passed from layer to layer needs behind its rows.
+  int64_t widest_extra() const {
+    int64_t most = std::max(proj_in_.extra(), proj_out_.extra());
+    for (const FusedBlock& block : blocks_)
+      for (const ExtendedLinear* linear : block.linears())
+        if (linear->out() == proj_in_.in()) most = std::max(most, linear->extra());
+    return most;
+  }
+
+  Tensor backward(const Tensor& dy, const Batch& batch, const Extended& in, const Extended& last,
+                  std::vector<Kept>& kept, const Tensor& dtext, bool wanted, GradientMap& gradients) const {
+    const int64_t rows = batch.rows(), width = proj_in_.in(), extra = widest_extra();
+    const auto extended = [&] { return Extended(rows, width, extra, dy.dtype(), dy.device()); };
+    SideWork side(dy.device());
+    const Extended d_out = extended();
+    cuda::copy_rows(cuda::stream(dy.device()), cuda::matrix(dy, rows, width), d_out.main());
+    Extended d = extended();
+    const Matrix d_rows = d.main();
+    proj_out_.backward(d_out, &d_rows);
+    side.add_gradients(proj_out_, last, d_out, gradients);
+    for (size_t i = blocks_.size(); i-- > 0;)
+      d = blocks_[i].backward(std::exchange(kept[i], {}), batch, d, dtext, side, gradients);
+    const Tensor dnormed = wanted ? rows_of(rows, width, dy) : Tensor();
+    if (wanted) {
+      const Matrix dnormed_rows = cuda::matrix(dnormed);
+      proj_in_.backward(d, &dnormed_rows);
+    } else {
+      proj_in_.backward(d, nullptr);
+    }
+    side.add_gradients(proj_in_, in, d, gradients);
+    side.finish();
+    return dnormed;
+  }
+
+  ExtendedLinear proj_in_, proj_out_;
+  std::vector<FusedBlock> blocks_;
+};
+
+std::vector<Linear> text_layers(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers) {
+  std::vector<Linear> layers;
+  for (const auto& transformer : transformers) {
+    for (const TransformerBlock& block : transformer->blocks()) {
+      layers.push_back(block.cross().k());
+      layers.push_back(block.cross().v());
+    }
+  }
+  return layers;
+}
+
+class All : public FusedTransformers {
+ public:
+  All(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers, MemoryPolicy policy)
+      : device_(transformers.front()->proj_in().weight().device()),
+        dtype_(transformers.front()->proj_in().weight().dtype()),
+        text_(text_layers(transformers)) {
+    int64_t column = 0;
+    for (const auto& transformer : transformers) {
+      fused_.emplace_back(*transformer, column, dtype_, policy);
+      column += 2 * transformer->proj_in().in() * std::ssize(transformer->blocks());
+    }
+    make_places();
+  }
+
+  Tensor text(const Tensor& context) const override { return text_(context); }
+  Tensor run(size_t index, const Tensor& normed, const Tensor& x, const Tensor& text) const override {
+    return fused_[index](normed, x, text);
+  }
+  void refresh() const override {
+    if (count_)
+      cuda::refresh_adapters(device_, reinterpret_cast<const cuda::AdapterPlace*>(places_.raw()), count_, most_rows_,
+                             dtype_);
+  }
+
+ private:
+  void make_places() {
+    PurposeScope purpose(Purpose::weights);
+    std::vector<cuda::AdapterPlace> places = text_.places();
+    for (const FusedTransformer& transformer : fused_)
+      for (const ExtendedLinear* linear : transformer.linears())
+        for (const cuda::AdapterPlace& place : linear->places()) places.push_back(place);
+    count_ = static_cast<int>(places.size());
+    if (!count_) return;
+    for (const cuda::AdapterPlace& place : places) most_rows_ = std::max(most_rows_, place.rank);
+    const Tensor host = Tensor::empty({static_cast<int64_t>(places.size() * sizeof(cuda::AdapterPlace))}, DType::u8);
+    std::memcpy(host.raw(), places.data(), host.bytes());
+    places_ = host.to(device_);
+    refresh();
+  }
+
+  Device device_;
+  DType dtype_;
+  FusedText text_;
+  std::vector<FusedTransformer> fused_;
+  Tensor places_;  // AdapterPlace of every adapter
+  int count_ = 0;
+  int64_t most_rows_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<FusedTransformers> fuse(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers,
+                                        MemoryPolicy policy) {
+  return std::make_unique<All>(transformers, policy);
+}
+
+}  // namespace eri

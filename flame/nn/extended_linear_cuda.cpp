@@ -1,0 +1,121 @@
+#include "flame/nn/extended_linear_cuda.h"
+
+#include "flame/ops/layout.h"
+
+namespace flame::cuda {
+namespace {
+
+constexpr int64_t k_multiple = 64;  // products whose K is not slow down by a fifth
+
+int64_t padded(int64_t rank) { return rank ? (rank + 1 + k_multiple - 1) / k_multiple * k_multiple : 0; }
+
+}  // namespace
+
+ExtendedLinear::ExtendedLinear(const std::vector<Linear>& layers, DType dtype, const Tensor& gain, const Tensor& shift)
+    : in_(layers.front().in()), device_(layers.front().weight().device()), dtype_(dtype) {
+  PurposeScope purpose(Purpose::weights);
+  if (gain.defined()) gain_ = cast(gain, DType::f32), shift_ = cast(shift, DType::f32);
+  for (const Linear& layer : layers) {
+    require(layer.in() == in_, "ExtendedLinear", "expected layers of ", in_, " inputs, got ", layer.in());
+    if (const auto& adapter = layer.adapter()) {
+      require(adapter->down.dtype() == DType::f32, "ExtendedLinear", "expected adapters in f32, got ",
+              adapter->down.dtype());
+      parts_.push_back({*adapter, out_, rank_, 0, adapter->down.dim(0)});
+      parts_.back().out = layer.out();
+      parts_.back().first_rank = rank_;
+      rank_ += parts_.back().rank;
+    }
+    out_ += layer.out();
+  }
+  extra_ = padded(rank_);
+  matrix_ = Tensor::zeros({out_ + extra_, in_ + extra_}, dtype, device_);
+  constants_ = Tensor::zeros({extra_ ? extra_ : out_}, dtype, device_);
+  int64_t row = 0;
+  for (const Linear& layer : layers) {
+    const Tensor weight = layer.release_weight();
+    place_weight(device_, weight, this->gain(), block(row, 0, layer.out(), in_));
+    const Matrix biases = extra_ ? block(row, in_ + extra_ - 1, layer.out(), 1)
+                                 : cuda::matrix(constants_.rows(row, layer.out()).view({layer.out(), 1}));
+    place_bias(device_, weight, layer.bias(), this->shift(), biases.data, biases.pitch);
+    row += layer.out();
+  }
+  if (extra_) constants_.rows(extra_ - 1, 1).fill(1);
+}
+
+bool ExtendedLinear::wants_gradients() const {
+  for (const Part& part : parts_)
+    if (wants(part.adapter.down) || wants(part.adapter.up)) return true;
+  return false;
+}
+
+Matrix ExtendedLinear::block(int64_t row, int64_t column, int64_t rows, int64_t columns) const {
+  const int64_t pitch = in_ + extra_;
+  return {matrix_.raw() + static_cast<size_t>(row * pitch + column) * size_of(dtype_), dtype_, rows, columns, pitch};
+}
+
+void ExtendedLinear::forward(const Extended& x, const Matrix& y, const Matrix* residual) const {
+  const cudaStream_t on = stream(device_);
+  if (!extra_)
+    return product(device_, on, x.main(), false, block(0, 0, out_, in_), true, y,
+                   {.residual = residual, .bias = constants_.raw()});
+  product(device_, on, x.main(), false, block(out_, 0, extra_, in_), true, x.part(in_, extra_),
+          {.bias = constants_.raw()});
+  product(device_, on, x.part(0, in_ + extra_), false, block(0, 0, out_, in_ + extra_), true, y,
+          {.residual = residual});
+}
+
+void ExtendedLinear::backward(const Extended& dy, const Matrix* dx) const {
+  const cudaStream_t on = stream(device_);
+  if (extra_) product(device_, on, dy.main(), false, block(0, in_, out_, extra_), false, dy.part(out_, extra_), {});
+  if (dx) product(device_, on, dy.part(0, out_ + extra_), false, block(0, 0, out_ + extra_, in_), false, *dx, {});
+}
+
+void ExtendedLinear::add_gradients(const Extended& x, const Extended& dy, cudaStream_t on, GradientMap& gradients,
+                                   std::vector<Tensor>& scratch) const {
+  if (parts_.empty()) return;
+  Tensor sums;  // dt' [x_hat | .. | 1]: what the gradients of all A are made from after a LayerNorm
+  if (gain_.defined()) {
+    sums = Tensor::empty({rank_, in_ + extra_}, DType::f32, device_);
+    scratch.push_back(sums);
+    product(device_, on, dy.part(out_, rank_), true, x.whole(), false, matrix(sums), {});
+  }
+  std::vector<GradientPart> downs;
+  for (const Part& part : parts_) {
+    const Tensor up = gradients.accumulator(part.adapter.up.slot()),
+                 down = gradients.accumulator(part.adapter.down.slot());
+    product(device_, on, dy.part(part.first_row, part.out), true, x.part(in_ + part.first_rank, part.rank), false,
+            matrix(up), {.alpha = part.adapter.scale, .beta = 1});
+    if (!sums.defined()) {
+      product(device_, on, dy.part(out_ + part.first_rank, part.rank), true, x.main(), false, matrix(down),
+              {.beta = 1});
+      continue;
+    }
+    const float* const from = sums.data<float>() + part.first_rank * (in_ + extra_);
+    downs.push_back({from, in_ + extra_, gain(), shift(), from + in_ + extra_ - 1, in_ + extra_, down.data<float>(),
+                     part.rank, in_});
+  }
+  cuda::add_gradients(device_, on, downs);
+}
+
+std::vector<AdapterPlace> ExtendedLinear::places() const {
+  std::vector<AdapterPlace> result;
+  const int64_t pitch = in_ + extra_;
+  for (const Part& part : parts_) {
+    result.push_back({.down = part.adapter.down.data<float>(),
+                      .up = part.adapter.up.data<float>(),
+                      .gain = gain(),
+                      .shift = shift(),
+                      .a = block(out_ + part.first_rank, 0, 1, in_).data,
+                      .b = block(part.first_row, in_ + part.first_rank, 1, part.rank).data,
+                      .constants = constants_.raw() + static_cast<size_t>(part.first_rank) * size_of(dtype_),
+                      .in = in_,
+                      .out = part.out,
+                      .rank = part.rank,
+                      .pitch_a = pitch,
+                      .pitch_b = pitch,
+                      .scale = part.adapter.scale});
+  }
+  return result;
+}
+
+}  // namespace flame::cuda

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <vector>
+
+#include "flame/autograd/tape.h"
+#include "flame/nn/layers.h"
+#include "flame/ops/extended_kernels_cuda.h"
+
+namespace flame::cuda {
+
+// Activations with room behind each row: [rows, columns + extra], where an ExtendedLinear puts what belongs to its
+// adapters.
+struct Extended {
+  Tensor buffer;  // [rows, columns + extra]
+  int64_t columns = 0;
+
+  Extended() = default;
+  Extended(int64_t rows, int64_t width, int64_t extra, DType dtype, Device device)
+      : buffer(Tensor::empty({rows, width + extra}, dtype, device)), columns(width) {}
+  int64_t rows() const { return buffer.dim(0); }
+  Matrix whole() const { return part(0, buffer.dim(1)); }
+  Matrix main() const { return part(0, columns); }
+  Matrix part(int64_t begin, int64_t count) const {
+    return {buffer.raw() + static_cast<size_t>(begin) * size_of(buffer.dtype()), buffer.dtype(), rows(), count,
+            buffer.dim(1)};
+  }
+};
+
+// Linear layers that share their input, with their adapters, as one matrix for both directions:
+//
+//     [ W | s B | b ]     y  = [ x | t | 1 ] [ W | s B | b ]'     t  = x A' + c
+//     [ A |  0  | 0 ]     dx = [ dy | dt ] [ W ; A ]              dt = dy s B
+//
+// so that the low-rank terms ride along as a few more columns of the large products (K is padded to a multiple of 64).
+// After a LayerNorm the layer can take its affine map in: W diag(gain), A diag(gain), b + W shift, c = A shift; it then
+// sees the normalised x itself. Layers give up their own weights: this is the only copy.
+class ExtendedLinear {
+ public:
+  ExtendedLinear(const std::vector<Linear>& layers, DType dtype, const Tensor& gain = {}, const Tensor& shift = {});
+
+  int64_t in() const { return in_; }
+  int64_t out() const { return out_; }
+  int64_t extra() const { return extra_; }  // columns behind x, and behind dy; 0 without adapters
+  bool trains() const { return !parts_.empty(); }
+  bool wants_gradients() const;  // an adapter is a leaf of the current tape's
+
+  // y = layer(x) (+ residual); fills x's extra columns. y's rows may be longer than out().
+  void forward(const Extended& x, const Matrix& y, const Matrix* residual = nullptr) const;
+  // dx = the gradient of x; fills dy's extra columns. Without dx only those.
+  void backward(const Extended& dy, const Matrix* dx) const;
+  // Adds the adapters' gradients, on `stream`; x and dy as forward() and backward() left them. `scratch` keeps what
+  // must live until the stream is done.
+  void add_gradients(const Extended& x, const Extended& dy, cudaStream_t stream, GradientMap& gradients,
+                     std::vector<Tensor>& scratch) const;
+
+  std::vector<AdapterPlace> places() const;  // for refresh_adapters()
+
+ private:
+  struct Part {
+    Adapter adapter;
+    int64_t first_row, out, first_rank, rank;
+  };
+  Matrix block(int64_t row, int64_t column, int64_t rows, int64_t columns) const;
+  const float* gain() const { return gain_.defined() ? gain_.data<float>() : nullptr; }
+  const float* shift() const { return shift_.defined() ? shift_.data<float>() : nullptr; }
+
+  int64_t in_, out_ = 0, rank_ = 0, extra_ = 0;
+  Device device_;
+  DType dtype_;
+  Tensor gain_, shift_;  // f32 [in], or none
+  Tensor matrix_;        // [out + extra, in + extra]
+  Tensor constants_;     // [extra]: what t has besides x A'; or without adapters the bias [out]
+  std::vector<Part> parts_;
+};
+
+}  // namespace flame::cuda

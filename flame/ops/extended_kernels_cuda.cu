@@ -1,0 +1,267 @@
+#include "flame/core/error.h"
+#include "flame/ops/extended_kernels_cuda.h"
+
+namespace flame::cuda {
+namespace {
+
+constexpr int warp = 32, warps = 8, vector = 8;
+
+template <class T>
+struct alignas(16) Vector {
+  T values[vector];
+};
+
+__device__ float warp_sum(float x) {
+  for (int offset = warp / 2; offset; offset /= 2) x += __shfl_xor_sync(0xFFFFFFFF, x, offset);
+  return x;
+}
+
+template <class T>
+struct View {
+  T* data;
+  int64_t rows, columns, pitch;
+  explicit View(const Matrix& m)
+      : data(reinterpret_cast<T*>(m.data)), rows(m.rows), columns(m.columns), pitch(m.pitch) {}
+};
+
+// A row's chunks of eight that one lane has, as floats.
+template <class T, int chunks>
+__device__ void load(const T* row, int64_t columns, float (&x)[chunks][vector]) {
+  const int lane = threadIdx.x % warp;
+#pragma unroll
+  for (int c = 0; c < chunks; ++c) {
+    const int64_t at = (c * warp + lane) * vector;
+    Vector<T> chunk = {};
+    if (at < columns) chunk = *reinterpret_cast<const Vector<T>*>(row + at);
+#pragma unroll
+    for (int k = 0; k < vector; ++k) x[c][k] = at < columns ? static_cast<float>(chunk.values[k]) : 0.0f;
+  }
+}
+
+template <class T, int chunks>
+__device__ void store(T* row, int64_t columns, const float (&x)[chunks][vector]) {
+  const int lane = threadIdx.x % warp;
+#pragma unroll
+  for (int c = 0; c < chunks; ++c) {
+    const int64_t at = (c * warp + lane) * vector;
+    if (at >= columns) continue;
+    Vector<T> chunk;
+#pragma unroll
+    for (int k = 0; k < vector; ++k) chunk.values[k] = T(x[c][k]);
+    *reinterpret_cast<Vector<T>*>(row + at) = chunk;
+  }
+}
+
+template <class T, int chunks>
+__global__ void normalize_kernel(View<T> x, float eps, View<T> x_hat, float* rstd) {
+  const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / warp;
+  if (row >= x.rows) return;
+  const float width = static_cast<float>(x.columns);
+  float value[chunks][vector];
+  load<T, chunks>(x.data + row * x.pitch, x.columns, value);
+  float sum = 0;
+#pragma unroll
+  for (int c = 0; c < chunks; ++c)
+    for (int k = 0; k < vector; ++k) sum += value[c][k];
+  const float mean = warp_sum(sum) / width;
+  float squares = 0;
+#pragma unroll
+  for (int c = 0; c < chunks; ++c) {
+    const bool inside = (c * warp + threadIdx.x % warp) * vector < x.columns;
+    for (int k = 0; k < vector; ++k) {
+      value[c][k] = inside ? value[c][k] - mean : 0.0f;
+      squares += value[c][k] * value[c][k];
+    }
+  }
+  const float scale = 1 / sqrtf(warp_sum(squares) / width + eps);
+#pragma unroll
+  for (int c = 0; c < chunks; ++c)
+    for (int k = 0; k < vector; ++k) value[c][k] *= scale;
+  store<T, chunks>(x_hat.data + row * x_hat.pitch, x.columns, value);
+  if (threadIdx.x % warp == 0) rstd[row] = scale;
+}
+
+template <class T, int chunks>
+__global__ void normalize_gradient_kernel(View<T> g, View<T> x_hat, const float* rstd, View<T> residual, View<T> dx) {
+  const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / warp;
+  if (row >= g.rows) return;
+  float slope[chunks][vector], unit[chunks][vector], result[chunks][vector];
+  load<T, chunks>(g.data + row * g.pitch, g.columns, slope);
+  load<T, chunks>(x_hat.data + row * x_hat.pitch, g.columns, unit);
+  load<T, chunks>(residual.data + row * residual.pitch, g.columns, result);
+  float sum = 0, products = 0;
+#pragma unroll
+  for (int c = 0; c < chunks; ++c) {
+    for (int k = 0; k < vector; ++k) {
+      sum += slope[c][k];
+      products += slope[c][k] * unit[c][k];
+    }
+  }
+  const float width = static_cast<float>(g.columns), scale = rstd[row];
+  const float mean = warp_sum(sum) / width, along = warp_sum(products) / width;
+#pragma unroll
+  for (int c = 0; c < chunks; ++c)
+    for (int k = 0; k < vector; ++k) result[c][k] += scale * (slope[c][k] - mean - unit[c][k] * along);
+  store<T, chunks>(dx.data + row * dx.pitch, g.columns, result);
+}
+
+// Calls f.operator()<T, chunks>() for a row width.
+template <class F>
+void by_width(DType dtype, int64_t columns, const F& f) {
+  require(columns % vector == 0 && columns <= 8 * warp * vector, "normalize_rows",
+          "expected columns in eights, at most 2048, got ", columns);
+  visit(dtype, [&]<class T>() {
+    if (columns <= 3 * warp * vector) return f.template operator()<T, 3>();
+    if (columns <= 5 * warp * vector) return f.template operator()<T, 5>();
+    return f.template operator()<T, 8>();
+  });
+}
+
+template <class T>
+__global__ void refresh_kernel(const AdapterPlace* places) {
+  const AdapterPlace place = places[blockIdx.y];
+  T *a = static_cast<T*>(place.a), *b = static_cast<T*>(place.b), *constants = static_cast<T*>(place.constants);
+  // The first `rank` blocks take a row of A each, the others rows of B.
+  if (blockIdx.x < place.rank) {
+    const int64_t j = blockIdx.x;
+    const float* row = place.down + j * place.in;
+    float sum = 0;
+    for (int64_t i = threadIdx.x; i < place.in; i += blockDim.x) {
+      const float value = row[i];
+      a[j * place.pitch_a + i] = T(place.gain ? value * place.gain[i] : value);
+      if (place.shift) sum += value * place.shift[i];
+    }
+    if (!place.shift) return;
+    __shared__ float sums[warps];
+    sum = warp_sum(sum);
+    if (threadIdx.x % warp == 0) sums[threadIdx.x / warp] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      float total = 0;
+      for (int w = 0; w < warps; ++w) total += sums[w];
+      constants[j] = T(total);
+    }
+    return;
+  }
+  const int64_t count = place.out * place.rank, stride = (gridDim.x - place.rank) * int64_t{blockDim.x};
+  for (int64_t i = (blockIdx.x - place.rank) * int64_t{blockDim.x} + threadIdx.x; i < count; i += stride)
+    b[i / place.rank * place.pitch_b + i % place.rank] = T(place.scale * place.up[i]);
+}
+
+__device__ void add_part(const GradientPart& part) {
+  for (int64_t j = blockIdx.x; j < part.rows; j += gridDim.x) {
+    const float sum = part.shift ? part.sums[j * part.sums_pitch] : 0.0f;
+    for (int64_t i = threadIdx.x; i < part.columns; i += blockDim.x) {
+      float value = part.from[j * part.from_pitch + i];
+      if (part.gain) value *= part.gain[i];
+      if (part.shift) value += sum * part.shift[i];
+      part.to[j * part.columns + i] += value;
+    }
+  }
+}
+
+struct Parts {
+  GradientPart parts[gradient_parts];
+};
+__global__ void add_gradients_kernel(Parts parts) { add_part(parts.parts[blockIdx.y]); }
+__global__ void add_gradients_table_kernel(const GradientPart* parts) { add_part(parts[blockIdx.y]); }
+
+template <class T>
+__global__ void place_kernel(const T* weight, const float* gain, T* to, int64_t in, int64_t pitch) {
+  const int64_t o = blockIdx.x;
+  for (int64_t i = threadIdx.x; i < in; i += blockDim.x) {
+    const float w = static_cast<float>(weight[o * in + i]);
+    to[o * pitch + i] = T(gain ? w * gain[i] : w);
+  }
+}
+
+// One warp a row.
+template <class T>
+__global__ void place_bias_kernel(const T* weight, const T* bias, const float* shift, T* to, int64_t out, int64_t in,
+                                  int64_t pitch) {
+  const int64_t o = int64_t{blockIdx.x} * warps + threadIdx.x / warp;
+  if (o >= out) return;
+  float sum = 0;
+  if (shift)
+    for (int64_t i = threadIdx.x % warp; i < in; i += warp) sum += static_cast<float>(weight[o * in + i]) * shift[i];
+  sum = warp_sum(sum);
+  if (threadIdx.x % warp == 0) to[o * pitch] = T(sum + (bias ? static_cast<float>(bias[o]) : 0.0f));
+}
+
+unsigned row_blocks(int64_t rows) { return static_cast<unsigned>((rows + warps - 1) / warps); }
+
+}  // namespace
+
+void normalize_rows(Device device, const Matrix& x, float eps, const Matrix& x_hat, float* rstd) {
+  if (x.rows == 0) return;
+  by_width(x.dtype, x.columns, [&]<class T, int chunks>() {
+    normalize_kernel<T, chunks>
+        <<<row_blocks(x.rows), warp * warps, 0, stream(device)>>>(View<T>(x), eps, View<T>(x_hat), rstd);
+  });
+  check_launch();
+}
+
+void normalize_rows_gradient(Device device, const Matrix& g, const Matrix& x_hat, const float* rstd,
+                             const Matrix& residual, const Matrix& dx) {
+  if (g.rows == 0) return;
+  by_width(g.dtype, g.columns, [&]<class T, int chunks>() {
+    normalize_gradient_kernel<T, chunks><<<row_blocks(g.rows), warp * warps, 0, stream(device)>>>(
+        View<T>(g), View<T>(x_hat), rstd, View<T>(residual), View<T>(dx));
+  });
+  check_launch();
+}
+
+void refresh_adapters(Device device, const AdapterPlace* places, int count, int64_t most_rows, DType dtype) {
+  if (count == 0) return;
+  constexpr int64_t blocks_for_b = 16;
+  const dim3 grid(static_cast<unsigned>(most_rows + blocks_for_b), static_cast<unsigned>(count));
+  visit(dtype, [&]<class T>() { refresh_kernel<T><<<grid, warp * warps, 0, stream(device)>>>(places); });
+  check_launch();
+}
+
+void add_gradients(Device, cudaStream_t stream, std::span<const GradientPart> parts) {
+  if (parts.empty()) return;
+  Parts by_value = {};
+  int64_t most_rows = 1;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    by_value.parts[i] = parts[i];
+    most_rows = std::max(most_rows, parts[i].rows);
+  }
+  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(most_rows, 256)), static_cast<unsigned>(parts.size()));
+  add_gradients_kernel<<<grid, 256, 0, stream>>>(by_value);
+  check_launch();
+}
+
+void add_gradients(Device, cudaStream_t stream, const GradientPart* parts_on_device, int count, int64_t most_rows) {
+  if (count == 0) return;
+  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(most_rows, 256)), static_cast<unsigned>(count));
+  add_gradients_table_kernel<<<grid, 256, 0, stream>>>(parts_on_device);
+  check_launch();
+}
+
+void place_weight(Device device, const Tensor& weight, const float* gain, const Matrix& rows) {
+  visit(weight.dtype(), [&]<class T>() {
+    place_kernel<T><<<static_cast<unsigned>(weight.dim(0)), warp * warps, 0, stream(device)>>>(
+        weight.data<T>(), gain, reinterpret_cast<T*>(rows.data), weight.dim(1), rows.pitch);
+  });
+  check_launch();
+}
+
+void place_bias(Device device, const Tensor& weight, const Tensor& bias, const float* shift, std::byte* to,
+                int64_t pitch) {
+  visit(weight.dtype(), [&]<class T>() {
+    place_bias_kernel<T><<<row_blocks(weight.dim(0)), warp * warps, 0, stream(device)>>>(
+        weight.data<T>(), bias.defined() ? bias.data<T>() : nullptr, shift, reinterpret_cast<T*>(to), weight.dim(0),
+        weight.dim(1), pitch);
+  });
+  check_launch();
+}
+
+void copy_rows(cudaStream_t stream, const Matrix& from, const Matrix& to) {
+  const size_t size = size_of(from.dtype);
+  check(cudaMemcpy2DAsync(to.data, static_cast<size_t>(to.pitch) * size, from.data,
+                          static_cast<size_t>(from.pitch) * size, static_cast<size_t>(from.columns) * size,
+                          static_cast<size_t>(from.rows), cudaMemcpyDeviceToDevice, stream));
+}
+
+}  // namespace flame::cuda
