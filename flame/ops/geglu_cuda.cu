@@ -1,0 +1,143 @@
+#include "flame/ops/norm_kernels.h"
+#include "flame/ops/rows_cuda.h"
+
+// Pointwise work on rows at a pitch: GEGLU and sums.
+namespace flame::cuda {
+namespace {
+
+constexpr int threads = 256;
+
+// The normal distribution: gelu(x) = x cdf(x).
+__device__ inline float normal_cdf(float x) { return 0.5f * (1 + fast_erf(x * 0.70710678f)); }
+__device__ inline float normal_density(float x) { return 0.39894228f * fast_exp(-0.5f * x * x); }
+
+template <class T, int V>
+struct Geglu {
+  const T* x;
+  T* y;
+  int64_t x_pitch, y_pitch, columns;
+
+  __device__ void operator()(int64_t r, int64_t c) const {
+    const T* from = x + r * x_pitch + c;
+    const Pack<T, V> h = load<V>(from), gate = load<V>(from + columns);
+    float out[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) out[i] = h[i] * (gate[i] * normal_cdf(gate[i]));
+    store(y + r * y_pitch + c, out);
+  }
+};
+
+template <class T, int V>
+struct GegluBackward {
+  const T *dy, *x;
+  T *dx, *again;  // the last or null
+  int64_t dy_pitch, x_pitch, dx_pitch, again_pitch, columns;
+
+  __device__ void operator()(int64_t r, int64_t c) const {
+    const T* from = x + r * x_pitch + c;
+    const Pack<T, V> slope = load<V>(dy + r * dy_pitch + c), h = load<V>(from), gate = load<V>(from + columns);
+    float dh[V], dgate[V], out[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const float z = gate[i], cdf = normal_cdf(z);
+      dh[i] = slope[i] * (z * cdf);
+      dgate[i] = slope[i] * h[i] * (cdf + z * normal_density(z));
+      out[i] = h[i] * (z * cdf);
+    }
+    T* to = dx + r * dx_pitch + c;
+    store(to, dh);
+    store(to + columns, dgate);
+    if (again) store(again + r * again_pitch + c, out);
+  }
+};
+
+template <class T, int V>
+struct Add {
+  const T *a, *b;
+  T* y;
+  int64_t a_pitch, b_pitch, y_pitch;
+
+  __device__ void operator()(int64_t r, int64_t c) const {
+    const Pack<T, V> left = load<V>(a + r * a_pitch + c), right = load<V>(b + r * b_pitch + c);
+    float out[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) out[i] = left[i] + right[i];
+    store(y + r * y_pitch + c, out);
+  }
+};
+
+// rule(row, column) for every pack of V columns of every row.
+template <int V, class Index, class Rule>
+__global__ void __launch_bounds__(threads) for_each_pack(const Rule rule, Index packs, Index count) {
+  const Index step = Index{gridDim.x} * threads;
+  for (Index i = Index{blockIdx.x} * threads + threadIdx.x; i < count; i += step)
+    rule(static_cast<int64_t>(i / packs), static_cast<int64_t>(i % packs) * V);
+}
+
+template <int V, class Rule>
+void launch(Device device, const Rule& rule, int64_t rows, int64_t columns) {
+  const int64_t packs = columns / V, count = rows * packs;
+  const unsigned blocks = blocks_for(device, count, threads);
+  if (count < int64_t{1} << 31)
+    for_each_pack<V, uint32_t><<<blocks, threads, 0, stream(device)>>>(rule, uint32_t(packs), uint32_t(count));
+  else
+    for_each_pack<V, uint64_t><<<blocks, threads, 0, stream(device)>>>(rule, uint64_t(packs), uint64_t(count));
+  check_launch();
+}
+
+// Calls f with the C++ type and the elements of a pack, one where not all rows are `packed`.
+template <class F>
+void visit_packs(DType dtype, bool packed, const F& f) {
+  visit(dtype, [&]<class T>() {
+    if (packed)
+      f.template operator()<T, pack_size<T>>();
+    else
+      f.template operator()<T, 1>();
+  });
+}
+
+// The two halves of x begin at whole packs if the half does.
+bool halves_in_packs(const Rows& x) { return in_packs(x) && in_packs(x.part(0, x.columns / 2)); }
+
+}  // namespace
+
+void geglu_rows(Device device, const Rows& x, const Rows& y) {
+  const int64_t columns = x.columns / 2;
+  require_rows("geglu_rows", "y", y, x.dtype, x.rows, columns);
+  if (x.rows * columns == 0) return;
+  visit_packs(x.dtype, halves_in_packs(x) && in_packs(y), [&]<class T, int V>() {
+    launch<V>(device, Geglu<T, V>{data<T>(x), data<T>(y), x.pitch, y.pitch, columns}, x.rows, columns);
+  });
+}
+
+void geglu_backward_rows(Device device, const Rows& dy, const Rows& x, const Rows& dx, const Rows& again) {
+  const int64_t columns = x.columns / 2;
+  require_rows("geglu_backward_rows", "dy", dy, x.dtype, x.rows, columns);
+  require_rows("geglu_backward_rows", "dx", dx, x.dtype, x.rows, x.columns);
+  require_rows("geglu_backward_rows", "again", again, x.dtype, x.rows, columns, true);
+  if (x.rows * columns == 0) return;
+  const bool packed = halves_in_packs(x) && halves_in_packs(dx) && in_packs(dy) && in_packs(again);
+  visit_packs(x.dtype, packed, [&]<class T, int V>() {
+    const GegluBackward<T, V> rule = {data<T>(dy), data<T>(x), data<T>(dx), data<T>(again), dy.pitch,
+                                      x.pitch,     dx.pitch,   again.pitch, columns};
+    launch<V>(device, rule, x.rows, columns);
+  });
+}
+
+void add_rows(Device device, const Rows& a, const Rows& b, const Rows& y) {
+  require_rows("add_rows", "b", b, a.dtype, a.rows, a.columns);
+  require_rows("add_rows", "y", y, a.dtype, a.rows, a.columns);
+  if (a.rows * a.columns == 0) return;
+  visit_packs(a.dtype, in_packs(a) && in_packs(b) && in_packs(y), [&]<class T, int V>() {
+    const Add<T, V> rule = {data<T>(a), data<T>(b), data<T>(y), a.pitch, b.pitch, y.pitch};
+    launch<V>(device, rule, a.rows, a.columns);
+  });
+}
+
+void geglu(const Tensor& x, const Tensor& y) { geglu_rows(x.device(), rows_of(x), rows_of(y)); }
+
+void geglu_dx(const Tensor& dy, const Tensor& x, const Tensor& dx) {
+  geglu_backward_rows(x.device(), rows_of(dy), rows_of(x), rows_of(dx));
+}
+
+}  // namespace flame::cuda

@@ -1,0 +1,258 @@
+#include "flame/ops/group_norm_cuda.h"
+#include "flame/ops/norm_kernels.h"
+
+namespace flame::cuda {
+namespace {
+
+constexpr int threads = group_norm_threads;
+
+// Sums of dz, the gradient before silu, and of dz (x - mean).
+struct Slopes {
+  float sum, products;
+};
+
+template <class T>
+struct Backward {
+  GroupNormColumns<const T> x, residual;
+  GroupNormColumns<T> dx;
+  GroupNormAdded<T> added;
+  const T *dy, *weight, *bias;  // weight and bias or null
+  int64_t dy_pitch;
+  const float *mean, *rstd;
+  Slopes *of_groups, *of_channels;  // the latter or null
+};
+
+// V neighbouring channels of a sample: what leads from x and dy to dz.
+template <class T, int V, bool Silu>
+struct Channels {
+  float offset[V], scale[V], bias[V];
+
+  __device__ Channels(const GroupNormGrid& grid, const Backward<T>& task, int64_t sample, int first) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const int64_t group = sample * grid.groups + (first + i) / grid.size;
+      offset[i] = task.added(sample, first + i) - task.mean[group];
+      scale[i] = task.weight ? task.rstd[group] * float(task.weight[first + i]) : 0;
+      bias[i] = Silu ? float(task.bias[first + i]) : 0;
+    }
+  }
+  __device__ float centered(float x, int i) const { return x + offset[i]; }
+  __device__ float dz(float dy, float centered, int i) const {
+    if (!Silu) return dy;
+    const float z = fmaf(centered, scale[i], bias[i]), s = sigmoid<T>(z);
+    return dy * s * (1 + z * (1 - s));
+  }
+};
+
+// of_groups[(sample * groups + group) * chunks + chunk] is weighted by the gain,
+// of_channels[(sample * chunks + chunk) * channels + channel] is not.
+template <class T, int V, bool Silu>
+__global__ void __launch_bounds__(threads, group_norm_residents)
+    gather(const GroupNormGrid grid, const Backward<T> task) {
+  __shared__ Slopes entries[threads * V];
+  const GroupNormTile tile(grid);
+  for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
+    if (segment.active) {
+      const int first = tile.first_channel + segment.begin + segment.column;
+      const Channels<T, V, Silu> channels(grid, task, tile.sample, first);
+      const auto column = task.x(first);
+      float sum[V] = {}, products[V] = {};
+#pragma unroll 2
+      for (int64_t r = tile.first_row + segment.lane; r < tile.first_row + tile.rows; r += segment.lanes) {
+        const Pack<T, V> x = load<V>(column.row(r)), dy = load<V>(task.dy + r * task.dy_pitch + first);
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+          const float centered = channels.centered(x[i], i), dz = channels.dz(dy[i], centered, i);
+          sum[i] += dz;
+          products[i] = fmaf(dz, centered, products[i]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < V; ++i) entries[segment.lane * segment.width + segment.column + i] = {sum[i], products[i]};
+    }
+    __syncthreads();
+    const int filled = segment.filled(tile), base = tile.first_channel + segment.begin;
+    for_groups(tile, [&](int group) {
+      const int from = segment.from(group, grid.size), to = segment.to(group, grid.size);
+      if (from >= to || !task.weight) return;
+      float sum = 0, products = 0;
+      for (int i = static_cast<int>(threadIdx.x) % 32; i < filled * (to - from); i += 32) {
+        const int channel = from + i % (to - from);
+        const Slopes entry = entries[i / (to - from) * segment.width + channel];
+        const float weight = float(task.weight[base + channel]);
+        sum = fmaf(weight, entry.sum, sum);
+        products = fmaf(weight, entry.products, products);
+      }
+      sum = warp_sum(sum), products = warp_sum(products);
+      if (threadIdx.x % 32 != 0) return;
+      Slopes& result =
+          task.of_groups[(tile.sample * grid.groups + tile.first_group + group) * grid.chunks + tile.chunk];
+      const bool goes_on = group * grid.size < segment.begin;  // from an earlier segment
+      result = goes_on ? Slopes{result.sum + sum, result.products + products} : Slopes{sum, products};
+    });
+    if (task.of_channels) {
+      Slopes* result = task.of_channels + (tile.sample * grid.chunks + tile.chunk) * grid.channels + base;
+      for (int channel = static_cast<int>(threadIdx.x); channel < segment.width; channel += threads) {
+        Slopes total = {};
+        for (int lane = 0; lane < filled; ++lane) {
+          const Slopes entry = entries[lane * segment.width + channel];
+          total.sum += entry.sum;
+          total.products += entry.products;
+        }
+        result[channel] = total;
+      }
+    }
+    __syncthreads();  // entries are free again
+  });
+}
+
+// dx = rstd (weight dz - mean(weight dz) - x^ mean(weight dz x^)), x^ the normalised x.
+template <class T, int V, bool Silu>
+__global__ void __launch_bounds__(threads, group_norm_residents)
+    spread(const GroupNormGrid grid, const Backward<T> task) {
+  __shared__ float constants[most_groups], of_x[most_groups];
+  const GroupNormTile tile(grid);
+  for_groups(tile, [&](int group) {
+    const int64_t at = tile.sample * grid.groups + tile.first_group + group;
+    float sum = 0, products = 0;
+    for (int i = static_cast<int>(threadIdx.x) % 32; i < grid.chunks; i += 32) {
+      const Slopes part = task.of_groups[at * grid.chunks + i];
+      sum += part.sum;
+      products += part.products;
+    }
+    const float elements = static_cast<float>(grid.positions * grid.size), rstd = task.rstd[at];
+    constants[group] = -warp_sum(sum) / elements * rstd;
+    of_x[group] = -warp_sum(products) / elements * rstd * rstd * rstd;
+  });
+  __syncthreads();
+
+  for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
+    const int channel = segment.begin + segment.column, first = tile.first_channel + channel;
+    if (!segment.active) return;
+    const auto to = task.dx(first);
+    if (!to.data) return;
+    const auto from = task.x(first), residual = task.residual(first);
+    const Channels<T, V, Silu> channels(grid, task, tile.sample, first);
+    float constant[V], slope[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      constant[i] = constants[(channel + i) / grid.size];
+      slope[i] = of_x[(channel + i) / grid.size];
+    }
+#pragma unroll 2
+    for (int64_t r = tile.first_row + segment.lane; r < tile.first_row + tile.rows; r += segment.lanes) {
+      const Pack<T, V> x = load<V>(from.row(r)), dy = load<V>(task.dy + r * task.dy_pitch + first);
+      float out[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        const float centered = channels.centered(x[i], i), dz = channels.dz(dy[i], centered, i);
+        out[i] = fmaf(dz, channels.scale[i], fmaf(centered, slope[i], constant[i]));
+      }
+      if (residual.data) {
+        const Pack<T, V> more = load<V>(residual.row(r));
+#pragma unroll
+        for (int i = 0; i < V; ++i) out[i] += more[i];
+      }
+      store(to.row(r), out);
+    }
+  });
+}
+
+// The sums of all chunks of all samples: a thread a channel.
+template <class T>
+__global__ void __launch_bounds__(threads) settle(const GroupNormGrid grid, int64_t samples, const Slopes* of_channels,
+                                                  const float* rstd, T* dweight, T* dbias) {
+  const int channel = static_cast<int>(blockIdx.x * threads + threadIdx.x);
+  if (channel >= grid.channels) return;
+  float weight = 0, bias = 0;
+  for (int64_t n = 0; n < samples; ++n) {
+    Slopes total = {};
+    for (int chunk = 0; chunk < grid.chunks; ++chunk) {
+      const Slopes part = of_channels[(n * grid.chunks + chunk) * grid.channels + channel];
+      total.sum += part.sum;
+      total.products += part.products;
+    }
+    weight = fmaf(total.products, rstd[n * grid.groups + channel / grid.size], weight);
+    bias += total.sum;
+  }
+  if (dweight) dweight[channel] = T(weight);
+  if (dbias) dbias[channel] = T(bias);
+}
+
+}  // namespace
+
+void group_norm_backward_rows(const GroupNormRows& task, const Rows& dy, const GroupNormRowsGradients& out) {
+  const Op op = "group_norm_backward_rows";
+  require_group_norm(op, task);
+  const Rows& x = task.x.first;
+  const int64_t channels = task.x.columns();
+  require_rows(op, "dy", dy, x.dtype, x.rows, channels);
+  const bool wants_dx = out.dx.first.defined() || out.dx.second.defined();
+  for (const SplitRows& parts : {out.dx, out.residual}) {
+    require_rows(op, "gradient of the first part", parts.first, x.dtype, x.rows, x.columns, true);
+    require_rows(op, "gradient of the second part", parts.second, x.dtype, x.rows, task.x.second.columns, true);
+  }
+  require(task.weight.defined() || !(wants_dx || task.silu), op, "expected the gain");
+  require(task.bias.defined() || !task.silu, op, "expected the bias");
+  const bool of_channels = out.dweight.defined() || out.dbias.defined();
+  if (!wants_dx && !of_channels) return;
+  const Device device = task.mean.device();
+  visit(x.dtype, [&]<class T>() {
+    const auto run = [&]<int V, bool Silu>() {
+      const GroupNormGrid grid(task.samples, x.rows / task.samples, static_cast<int>(channels), task.groups, V,
+                               sizeof(T));
+      const Tensor groups = Tensor::empty({task.samples * task.groups, grid.chunks, 2}, DType::f32, device);
+      const Tensor all =
+          of_channels ? Tensor::empty({task.samples * grid.chunks, channels, 2}, DType::f32, device) : Tensor();
+      const Backward<T> pass = {GroupNormColumns<const T>(task.x, x.columns),
+                                GroupNormColumns<const T>(out.residual, x.columns),
+                                GroupNormColumns<T>(out.dx, x.columns),
+                                GroupNormAdded<T>(task.added),
+                                data<T>(dy),
+                                data_or_null<T>(task.weight),
+                                data_or_null<T>(task.bias),
+                                dy.pitch,
+                                task.mean.data<float>(),
+                                task.rstd.data<float>(),
+                                reinterpret_cast<Slopes*>(groups.raw()),
+                                all.defined() ? reinterpret_cast<Slopes*>(all.raw()) : nullptr};
+      const unsigned blocks = static_cast<unsigned>(grid.blocks);
+      gather<T, V, Silu><<<blocks, threads, 0, stream(device)>>>(grid, pass);
+      check_launch();
+      if (wants_dx) {
+        spread<T, V, Silu><<<blocks, threads, 0, stream(device)>>>(grid, pass);
+        check_launch();
+      }
+      if (of_channels) {
+        settle<T><<<static_cast<unsigned>((channels + threads - 1) / threads), threads, 0, stream(device)>>>(
+            grid, task.samples, pass.of_channels, pass.rstd, data_or_null<T>(out.dweight), data_or_null<T>(out.dbias));
+        check_launch();
+      }
+    };
+    const auto with_silu = [&]<int V>() {
+      if (task.silu)
+        run.template operator()<V, true>();
+      else
+        run.template operator()<V, false>();
+    };
+    if (in_packs(task.x) && in_packs(dy) && in_packs(out.dx) && in_packs(out.residual))
+      with_silu.template operator()<pack_size<T>>();
+    else
+      with_silu.template operator()<1>();
+  });
+}
+
+void group_norm_backward(const GroupNormTask& task, const Tensor& dy, const NormGradients& gradients) {
+  group_norm_backward_rows({.x = {rows_of(task.x), {}},
+                            .samples = task.x.dim(0),
+                            .groups = task.groups,
+                            .silu = task.silu,
+                            .weight = task.weight,
+                            .bias = task.bias,
+                            .mean = task.mean,
+                            .rstd = task.rstd},
+                           rows_of(dy),
+                           {.dx = {rows_of(gradients.dx), {}}, .dweight = gradients.dweight, .dbias = gradients.dbias});
+}
+
+}  // namespace flame::cuda
