@@ -33,9 +33,9 @@ Tensor linear_input_gradient(const Tensor& dy, const Tensor& weight, const Shape
   return dx;
 }
 
-// alpha a' b: the gradient of a weight, from the rows of two activations.
-Tensor outer_sum(const Tensor& a, const Tensor& b, float alpha = 1) {
-  const Tensor result = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype(), a.device());
+// alpha a' b: the gradient of a weight, in the dtype that it is wanted in, from the rows of two activations.
+Tensor outer_sum(const SlotPtr& to, const Tensor& a, const Tensor& b, float alpha = 1) {
+  const Tensor result = Tensor::empty({a.dim(1), b.dim(1)}, to->dtype, a.device());
   gemm(a, b, result, {.transpose_a = true, .alpha = alpha});
   return result;
 }
@@ -84,7 +84,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
                  weight = keep(weight, x)](const Tensor& dy, GradientMap& gradients) {
                   const Tensor rows = flat(dy);
                   if (dx_to) gradients.add(dx_to, linear_input_gradient(rows, weight, shape));
-                  if (dw_to) gradients.add(dw_to, outer_sum(rows, flat(x)));
+                  if (dw_to) gradients.add(dw_to, outer_sum(dw_to, rows, flat(x)));
                   if (db_to) gradients.add(db_to, sum_to(rows, db_to->shape));
                 });
 }
@@ -110,13 +110,13 @@ Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, co
        dup_to = wants(up), x = keep(x, weight, down), weight = keep(weight, x), down = keep(down, x),
        up = keep(up, x, down), t = keep(t, up)](const Tensor& dy, GradientMap& gradients) {
         const Tensor rows = flat(dy);
-        if (dup_to) gradients.add(dup_to, outer_sum(rows, t, scale));
-        if (dw_to) gradients.add(dw_to, outer_sum(rows, flat(x)));
+        if (dup_to) gradients.add(dup_to, outer_sum(dup_to, rows, t, scale));
+        if (dw_to) gradients.add(dw_to, outer_sum(dw_to, rows, flat(x)));
         if (db_to) gradients.add(db_to, sum_to(rows, db_to->shape));
         if (!dx_to && !ddown_to) return;
         const Tensor dt = Tensor::empty({rows.dim(0), up.dim(1)}, dy.dtype(), dy.device());
         gemm(rows, up, dt, {.alpha = scale});
-        if (ddown_to) gradients.add(ddown_to, outer_sum(dt, flat(x)));
+        if (ddown_to) gradients.add(ddown_to, outer_sum(ddown_to, dt, flat(x)));
         if (!dx_to) return;
         const Tensor dx = linear_input_gradient(rows, weight, shape);
         gemm(dt, down, flat(dx), {.accumulate = true});
