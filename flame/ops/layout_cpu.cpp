@@ -1,7 +1,5 @@
-#include <cmath>
-#include <limits>
-
 #include "flame/device/parallel.h"
+#include "flame/ops/converted.h"
 #include "flame/ops/layout_kernels.h"
 
 namespace flame::cpu {
@@ -123,26 +121,6 @@ void permute_tiles(const T* x, T* y, Walk w) {
       }
     }
   });
-}
-
-template <class U, class T>
-U converted(T value) {
-  if constexpr (std::is_same_v<T, U>) {
-    return value;
-  } else if constexpr (std::is_same_v<T, f16> || std::is_same_v<T, bf16>) {
-    return converted<U>(static_cast<float>(value));
-  } else if constexpr (std::is_same_v<U, f16> || std::is_same_v<U, bf16>) {
-    return U(static_cast<float>(value));
-  } else if constexpr (std::is_same_v<U, bool>) {
-    return value != T{};
-  } else if constexpr (std::is_same_v<T, float> && std::is_integral_v<U>) {  // toward zero, to the nearest that fits
-    constexpr double low = static_cast<double>(std::numeric_limits<U>::min());
-    constexpr double high = static_cast<double>(std::numeric_limits<U>::max());
-    if (!(value > low)) return std::isnan(value) ? U{0} : std::numeric_limits<U>::min();
-    return value >= high ? std::numeric_limits<U>::max() : static_cast<U>(value);
-  } else {
-    return static_cast<U>(value);
-  }
 }
 
 // Kernels must not throw, so this comes before them.
