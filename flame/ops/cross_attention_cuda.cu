@@ -94,6 +94,11 @@ CrossAttentionCut best_cut(const CrossAttention& problem, int warps, const Costs
   return {warps, best * 16 * warps};
 }
 
+bool is_aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0; }
+
+// Itself, or a copy where vector loads would not be aligned.
+Tensor aligned(const Tensor& x) { return x.defined() && !is_aligned(x) ? x.clone() : x; }
+
 HeadRows head_rows(const Tensor& x) {
   if (!x.defined()) return {};
   return {x.raw(), x.dim(1) * x.dim(2) * x.dim(3), x.dim(2) * x.dim(3)};
@@ -164,26 +169,26 @@ void cross_attention_gradient(const CrossAttention& problem, const float* log_su
 
 bool cross_attention_fits(const Tensor& q, const Tensor& k, bool causal) {
   const bool half = q.dtype() == DType::f16 || q.dtype() == DType::bf16;
-  const auto aligned = [](const Tensor& x) { return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0; };
   return half && !causal && q.device().is_cuda() && q.dim(3) == CrossAttention::width &&
-         k.dim(1) <= CrossAttention::most_keys && aligned(q) && aligned(k) &&
-         properties(q.device()).sharedMemPerBlockOptin >= most_shared_bytes;
+         k.dim(1) <= CrossAttention::most_keys && properties(q.device()).sharedMemPerBlockOptin >= most_shared_bytes;
 }
 
 void cross_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& log_sum) {
-  const CrossAttention problem = problem_of(q, k, v);
+  const Tensor queries = aligned(q), keys = aligned(k), values = aligned(v);
+  const CrossAttention problem = problem_of(queries, keys, values);
   cross_attention(problem, head_rows(out), log_sum.data<float>(), forward_cut(problem));
 }
 
 void cross_attention_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sum,
                               const Tensor& dy, const Tensor& dq, const Tensor& dk, const Tensor& dv) {
-  // dv alone needs no values, and they may be none then.
-  const CrossAttention problem = problem_of(q, k, v.defined() ? v : k);
+  const Tensor queries = aligned(q), keys = aligned(k), dout = aligned(dy);
+  const Tensor values = v.defined() ? aligned(v) : keys;  // none where dv alone is wanted, which does not need them
+  const CrossAttention problem = problem_of(queries, keys, values);
   const CrossAttentionCut cut = gradient_cut(problem);
   const bool keys_too = dk.defined() || dv.defined();
   const Tensor workspace =
       keys_too ? Tensor::empty({gradient_workspace(problem, cut)}, DType::f32, q.device()) : Tensor();
-  cross_attention_gradient(problem, log_sum.data<float>(), head_rows(dy), head_rows(dq), head_rows(dk), head_rows(dv),
+  cross_attention_gradient(problem, log_sum.data<float>(), head_rows(dout), head_rows(dq), head_rows(dk), head_rows(dv),
                            keys_too ? workspace.data<float>() : nullptr, cut);
 }
 
