@@ -5,6 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "flame/core/dtype.h"
+#include "flame/device/device.h"
+
 // Each subcommand adds itself to the program; what it does runs when the command line has been read.
 namespace eri {
 
@@ -15,12 +18,16 @@ void add_verify(CLI::App& app);
 void add_init_lora(CLI::App& app);
 void add_synth(CLI::App& app);
 
-// `--device` and `--threads`, the same in every command that computes.
+// `--device` and what goes with it, the same in every command that computes.
 struct Machine {
-  std::string device = "auto";
+  std::string device = "auto", dtype = "auto";
   int threads = 0;
+  double max_vram = 0;  // GiB
+  bool allow_tf32 = false;
   void add_to(CLI::App& command);
   void apply() const;
+  flame::Device chosen_device() const { return flame::Device::parse(device); }
+  flame::DType chosen_dtype() const;
 };
 
 // `--model FILE`, also under kohya's name.

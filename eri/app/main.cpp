@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "eri/app/commands.h"
+#include "eri/train/config.h"
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/device/device.h"
@@ -61,13 +62,28 @@ std::string remedy(const CLI::App& app, int argc, char** argv) {
 }  // namespace
 
 void Machine::add_to(CLI::App& command) {
-  command.add_option("--device", device, "auto, cpu or cuda:0")->capture_default_str()->group("Machine");
-  command.add_option("--threads", threads, "CPU threads; 0: all cores")->capture_default_str()->group("Machine");
+  const auto add = [&](const char* flag, auto& value, const char* help) {
+    return command.add_option(flag, value, help)->capture_default_str()->group("Machine");
+  };
+  add("--device", device, "auto (a GPU if there is one), cpu or cuda:0");
+  add("--dtype", dtype, "what the networks compute in: f32, f16, bf16 or auto (bf16 on a GPU)");
+  add("--threads", threads, "CPU threads; 0: all cores");
+  add("--max_vram", max_vram, "the most of a GPU's memory to use, in GiB; 0: no limit")->check(CLI::NonNegativeNumber);
+  command.add_flag("--allow_tf32", allow_tf32, "products of f32 on a GPU may round their factors to TF32")
+      ->group("Machine");
 }
 
 void Machine::apply() const {
-  flame::Device::parse(device);
+  flame::set_memory_limit(chosen_device(), static_cast<size_t>(max_vram * (1 << 30)));
+  flame::set_tf32(allow_tf32);
+  chosen_dtype();
   if (threads > 0) flame::set_threads(threads);
+}
+
+flame::DType Machine::chosen_dtype() const try {
+  return compute_dtype(dtype, chosen_device());
+} catch (const flame::Error& error) {
+  flame::fail("--dtype: ", error.what());
 }
 
 CLI::Option* add_model(CLI::App& command, std::string& model) {

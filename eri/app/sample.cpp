@@ -53,7 +53,7 @@ void run(const Arguments& arguments) {
     flame::fail("--output: ", prompts.size(), " prompts need a folder, got the file ", arguments.output);
   if (folder) std::filesystem::create_directories(arguments.output);
 
-  SDXLSampler sampler(arguments.model, flame::Device::parse(arguments.machine.device));
+  SDXLSampler sampler(arguments.model, arguments.machine.chosen_device(), arguments.machine.chosen_dtype());
   for (const std::string& lora : arguments.loras) {
     const auto [file, strength] = parse_lora(lora);
     sampler.add_lora(file, strength);

@@ -17,19 +17,18 @@ std::vector<double> map(const std::vector<double>& values, const F& f) {
 }
 
 // a x + b y, with one a and b a sample.
-Tensor mix(const std::vector<double>& a, const Tensor& x, const std::vector<double>& b, const Tensor& y,
-           const Tensor& timesteps) {
+Tensor mix(const Tensor& a, const Tensor& x, const Tensor& b, const Tensor& y, const Tensor& timesteps) {
   flame::Shape column = x.shape();
   for (int i = 1; i < column.rank(); ++i) column = column.with(i, 1);
-  const auto factor = [&](const std::vector<double>& values) {
-    return flame::cast(at_timesteps(values, timesteps), x.dtype()).view(column);
+  const auto factor = [&](const Tensor& table) {
+    return flame::cast(at_timesteps(table, timesteps), x.dtype()).view(column);
   };
   return factor(a) * x + factor(b) * y;
 }
 
 }  // namespace
 
-NoiseSchedule::NoiseSchedule(bool zero_terminal_snr) : betas_(steps), alphas_cumprod_(steps) {
+NoiseSchedule::NoiseSchedule(bool zero_terminal_snr, flame::Device device) : betas_(steps), alphas_cumprod_(steps) {
   const double first = std::sqrt(0.00085), last = std::sqrt(0.012);
   double product = 1;
   for (int64_t t = 0; t < steps; ++t) {
@@ -37,8 +36,15 @@ NoiseSchedule::NoiseSchedule(bool zero_terminal_snr) : betas_(steps), alphas_cum
     betas_[t] = root * root;
     alphas_cumprod_[t] = product *= 1 - betas_[t];
   }
-  if (!zero_terminal_snr) return;
-  // sqrt(a) is shifted so that it ends at 0 and scaled so that it starts where it did.
+  if (zero_terminal_snr) rescale();
+  const auto table = [&](const auto& f) { return timestep_table(map(alphas_cumprod_, f), device); };
+  signal_ = table([](double a) { return std::sqrt(a); });
+  noise_ = table([](double a) { return std::sqrt(1 - a); });
+  minus_noise_ = table([](double a) { return -std::sqrt(1 - a); });
+}
+
+// sqrt(a) is shifted so that it ends at 0 and scaled so that it starts where it did.
+void NoiseSchedule::rescale() {
   const double start = std::sqrt(alphas_cumprod_.front()), end = std::sqrt(alphas_cumprod_.back());
   for (int64_t t = 0; t < steps; ++t) {
     const double root = (std::sqrt(alphas_cumprod_[t]) - end) * (start / (start - end));
@@ -56,13 +62,11 @@ std::vector<double> NoiseSchedule::sigmas() const {
 }
 
 Tensor NoiseSchedule::add_noise(const Tensor& x0, const Tensor& noise, const Tensor& timesteps) const {
-  return mix(map(alphas_cumprod_, [](double a) { return std::sqrt(a); }), x0,
-             map(alphas_cumprod_, [](double a) { return std::sqrt(1 - a); }), noise, timesteps);
+  return mix(signal_, x0, noise_, noise, timesteps);
 }
 
 Tensor NoiseSchedule::velocity(const Tensor& x0, const Tensor& noise, const Tensor& timesteps) const {
-  return mix(map(alphas_cumprod_, [](double a) { return std::sqrt(a); }), noise,
-             map(alphas_cumprod_, [](double a) { return -std::sqrt(1 - a); }), x0, timesteps);
+  return mix(signal_, noise, minus_noise_, x0, timesteps);
 }
 
 Tensor NoiseSchedule::target(Prediction prediction, const Tensor& x0, const Tensor& noise,
@@ -91,11 +95,13 @@ std::vector<double> v_like_noise_weights(const NoiseSchedule& schedule) {
   });
 }
 
-Tensor at_timesteps(const std::vector<double>& values, const Tensor& timesteps) {
+Tensor timestep_table(const std::vector<double>& values, flame::Device device) {
   const std::vector<float> single(values.begin(), values.end());
-  const int64_t count = static_cast<int64_t>(single.size());
-  const Tensor table = Tensor::from(single, {count, 1}, timesteps.device());
-  return flame::embedding(table, timesteps).view({timesteps.numel()});
+  return Tensor::from(single, {static_cast<int64_t>(single.size())}, device);
+}
+
+Tensor at_timesteps(const Tensor& table, const Tensor& timesteps) {
+  return flame::embedding(table.view({table.numel(), 1}), timesteps).view({timesteps.numel()});
 }
 
 }  // namespace eri

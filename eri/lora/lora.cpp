@@ -28,13 +28,14 @@ Tensor shaped(const std::string& name, const char* factor, const Tensor& value, 
   return value.view(expected);
 }
 
-// The module with factors in the layer's own shapes.
+// The module with factors in the layer's own shapes, where the layer is.
 LoRA::Module fitted(const LoraTarget& target, const LoRA::Module& module) {
   const int64_t rank = module.rank(), kernel = target.kernel();
   const Shape down = kernel ? Shape{rank, kernel, kernel, target.in()} : Shape{rank, target.in()};
   const Shape up = kernel ? Shape{target.out(), 1, 1, rank} : Shape{target.out(), rank};
-  return {shaped(target.name, "lora_down", module.down, down), shaped(target.name, "lora_up", module.up, up),
-          module.alpha};
+  const flame::Device device = target.weight().device();
+  return {shaped(target.name, "lora_down", module.down, down).to(device),
+          shaped(target.name, "lora_up", module.up, up).to(device), module.alpha};
 }
 
 void require_targets(const LoRA& lora, const LoraTargets& targets) {
@@ -130,7 +131,9 @@ void apply_loras(std::span<const std::pair<LoRA, double>> loras, const LoraTarge
     }
     target.adapter().reset();
     if (downs.empty()) continue;
-    target.adapter() = flame::Adapter{flame::concat(downs, 0).freeze(), flame::concat(ups, ups[0].rank() - 1).freeze()};
+    const flame::DType dtype = target.weight().dtype();
+    target.adapter() = flame::Adapter{flame::concat(downs, 0).to(dtype).freeze(),
+                                      flame::concat(ups, ups[0].rank() - 1).to(dtype).freeze()};
   }
 }
 

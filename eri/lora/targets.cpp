@@ -33,6 +33,10 @@ int LoraTarget::kernel() const {
   return conv ? conv->kernel() : 0;
 }
 
+const flame::Tensor& LoraTarget::weight() const {
+  return std::visit([](const auto& layer) -> const flame::Tensor& { return layer.weight(); }, layer);
+}
+
 std::optional<flame::Adapter>& LoraTarget::adapter() const {
   return std::visit([](const auto& layer) -> std::optional<flame::Adapter>& { return layer.adapter(); }, layer);
 }

@@ -24,6 +24,7 @@ struct LoraTarget {
   int64_t in() const;
   int64_t out() const;
   int kernel() const;  // 0 for a linear layer
+  const flame::Tensor& weight() const;
   std::optional<flame::Adapter>& adapter() const;
 };
 using LoraTargets = std::vector<LoraTarget>;

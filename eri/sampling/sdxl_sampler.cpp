@@ -15,11 +15,11 @@ using flame::Shape;
 using flame::Tensor;
 
 struct SDXLSampler::Models {
-  Models(const Checkpoint& checkpoint, flame::Device device)
+  Models(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype)
       : denoiser(NoiseSchedule(checkpoint.zero_terminal_snr()),
                  checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
-        text(TextEncoders::from_safetensors(checkpoint.path(), device)),
-        unet(UNet::from_safetensors(checkpoint.path(), device)),
+        text(TextEncoders::from_safetensors(checkpoint.path(), device, dtype)),
+        unet(UNet::from_safetensors(checkpoint.path(), device, dtype)),
         vae(VAE::from_safetensors(checkpoint.path(), device)),
         device(device),
         targets(sdxl_lora_targets(unet, text.clip_l, text.clip_g)) {}
@@ -33,8 +33,8 @@ struct SDXLSampler::Models {
   std::vector<std::pair<LoRA, double>> loras;
 };
 
-SDXLSampler::SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device)
-    : models_(std::make_unique<Models>(Checkpoint(checkpoint), device)) {}
+SDXLSampler::SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device, flame::DType dtype)
+    : models_(std::make_unique<Models>(Checkpoint(checkpoint), device, dtype)) {}
 
 SDXLSampler::~SDXLSampler() = default;
 
@@ -60,7 +60,7 @@ Tensor SDXLSampler::sample_latents(const std::string& prompt, const Tensor& nois
   const auto estimate = [&](const Tensor& x, double sigma) {
     const Tensor t = Tensor::full({rows}, static_cast<double>(denoiser.timestep(sigma)), flame::DType::i64, device);
     const Tensor input = flame::repeat(denoiser.scaled_input(x, sigma), 0, rows);
-    const Tensor output = unet(input, t, context, pooled, time_ids);
+    const Tensor output = unet(input, t, context, pooled, time_ids).to(flame::DType::f32);
     const Tensor positive = denoiser.denoised(x, output.rows(0, 1), sigma);
     if (!guided) return positive;
     const Tensor negative = denoiser.denoised(x, output.rows(1, 1), sigma);

@@ -17,10 +17,12 @@ struct SampleOptions {
   int64_t width = 1024, height = 1024;
 };
 
-// Pictures from text with an SDXL checkpoint and any number of LoRAs: Euler over ComfyUI's `normal` schedule.
+// Pictures from text with an SDXL checkpoint and any number of LoRAs: Euler over ComfyUI's `normal` schedule. The UNet
+// and the text encoders compute in `dtype`, the rest in f32.
 class SDXLSampler {
  public:
-  explicit SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device = flame::Device::cpu());
+  explicit SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device = flame::Device::cpu(),
+                       flame::DType dtype = flame::DType::f32);
   ~SDXLSampler();
 
   void add_lora(const std::filesystem::path& file, double strength = 1);

@@ -47,10 +47,14 @@ constexpr ConfigKey keys[] = {
     {"save_every_n_steps", &TrainConfig::save_every_n_steps, output_group, "save on the way; 0: only at the end"},
     {"save_state", &TrainConfig::save_state, output_group, "save beside each LoRA what --resume needs"},
     {"resume", &TrainConfig::resume, output_group, "go on from a saved ...-state folder, bit for bit"},
-    {"device", &TrainConfig::device, machine_group, "auto, cpu or cuda:0"},
+    {"device", &TrainConfig::device, machine_group, "auto (a GPU if there is one), cpu or cuda:0"},
+    {"mixed_precision", &TrainConfig::mixed_precision, machine_group,
+     "what the frozen model computes in: no, bf16, fp16 or auto (bf16 on a GPU); the LoRA stays f32"},
     {"threads", &TrainConfig::threads, machine_group, "CPU threads; 0: all cores"},
+    {"max_vram", &TrainConfig::max_vram, machine_group, "the most of a GPU's memory to use, in GiB; 0: no limit"},
+    {"allow_tf32", &TrainConfig::allow_tf32, machine_group, "products of f32 on a GPU may round their factors to TF32"},
     {"deterministic", &TrainConfig::deterministic, machine_group,
-     "the same bits every time; on the CPU this costs nothing and is always so"},
+     "the same bits every time, which makes attention on a GPU slower; the CPU's are always the same"},
 };
 
 template <class... F>
@@ -192,6 +196,18 @@ std::string value_of(const TrainConfig& config, const ConfigKey& key) {
                     key.member);
 }
 
+flame::DType compute_dtype(std::string_view name, flame::Device device) {
+  if (name == "auto") return device.is_cuda() ? flame::DType::bf16 : flame::DType::f32;
+  if (name == "no" || name == "f32") return flame::DType::f32;
+  if (name == "fp16" || name == "f16") return flame::DType::f16;
+  if (name == "bf16") return flame::DType::bf16;
+  fail("expected auto, no (f32), fp16 or bf16, got '", name, "'");
+}
+
+const char* mixed_precision_name(flame::DType dtype) {
+  return dtype == flame::DType::f32 ? "no" : dtype == flame::DType::f16 ? "fp16" : "bf16";
+}
+
 const char* type_name(const ConfigKey& key) {
   constexpr const char* names[] = {"TEXT", "INT", "NUMBER", "BOOL", "SIZE"};
   return names[key.member.index()];
@@ -235,12 +251,17 @@ void validate(const TrainConfig& config) {
   not_negative("save_every_n_steps", static_cast<double>(config.save_every_n_steps));
   not_negative("threads", static_cast<double>(config.threads));
   not_negative("seed", static_cast<double>(config.seed));
+  not_negative("max_vram", config.max_vram);
   check(config.optimizer_type == "AdamW", "optimizer_type: expected AdamW, got '", config.optimizer_type, "'");
-  try {
-    flame::LearningRateSchedule::parse(config.lr_scheduler);
-  } catch (const flame::Error& error) {
-    check(false, "lr_scheduler: ", error.what());
-  }
+  const auto parses = [&](const char* name, const auto& parse) {
+    try {
+      parse();
+    } catch (const flame::Error& error) {
+      check(false, name, ": ", error.what());
+    }
+  };
+  parses("lr_scheduler", [&] { flame::LearningRateSchedule::parse(config.lr_scheduler); });
+  parses("mixed_precision", [&] { compute_dtype(config.mixed_precision, flame::Device::cpu()); });
   if (!complaints.empty()) fail("the configuration cannot be used:", complaints);
 }
 

@@ -8,6 +8,9 @@
 #include <variant>
 #include <vector>
 
+#include "flame/core/dtype.h"
+#include "flame/device/device.h"
+
 namespace eri {
 
 struct Resolution {
@@ -39,9 +42,17 @@ struct TrainConfig {
   bool save_state = true;
   std::string resume;
   std::string device = "auto";
+  std::string mixed_precision = "auto";
   int64_t threads = 0;
+  double max_vram = 0;  // GiB
+  bool allow_tf32 = false;
   bool deterministic = true;
 };
+
+// What a frozen model computes in: f32 ("no", "f32"), f16 ("fp16", "f16"), bf16, or for "auto" bf16 on a GPU and f32 on
+// the CPU. Throws for another name. What is trained stays f32.
+flame::DType compute_dtype(std::string_view name, flame::Device device);
+const char* mixed_precision_name(flame::DType dtype);  // kohya's
 
 // One key: what TOML, the command line, the help and a saved run know about it.
 struct ConfigKey {

@@ -20,7 +20,7 @@ double fixed_noise_loss(const Family& family, const CachedDataset& dataset) {
           flame::Tensor::randn(batch.latents.shape(), generator, batch.latents.device(), static_cast<int64_t>(first));
       const flame::Tensor t = flame::Tensor::full({batch.latents.dim(0)}, static_cast<double>(timestep),
                                                   flame::DType::i64, batch.latents.device());
-      total += family.loss(batch.latents, noise, t, batch.condition, 0).item() * static_cast<double>(indices.size());
+      total += family.loss(batch.latents, noise, t, batch.condition, {}).item() * static_cast<double>(indices.size());
     }
   }
   return total / static_cast<double>(points * dataset.size());

@@ -40,13 +40,18 @@ class Family {
   virtual LoraTargets all_targets() const = 0;
 
   virtual std::string prediction_type() const = 0;  // "epsilon" or "v"
-  // Loss of one batch, f32 []: noise [N, ...] is added at timesteps [N] (i64), `min_snr_gamma` 0 means no weighting.
+  // One weight a timestep for loss(), f32; no tensor for a `min_snr_gamma` of 0, which means no weighting.
+  virtual flame::Tensor loss_weights(double min_snr_gamma) const = 0;
+  // Loss of one batch, f32 []: noise [N, ...] is added at timesteps [N] (i64). All that it reads is on the device, so
+  // that a step can be captured. latents, noise: f32.
   virtual flame::Tensor loss(const flame::Tensor& latents, const flame::Tensor& noise, const flame::Tensor& timesteps,
-                             const Conditioning& condition, double min_snr_gamma) const = 0;
+                             const Conditioning& condition, const flame::Tensor& weights) const = 0;
   virtual int64_t timesteps() const = 0;  // they are drawn from [0, timesteps())
 };
 
-// Stable Diffusion XL from a single-file checkpoint.
-std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device);
+// Stable Diffusion XL from a single-file checkpoint. The UNet and the text encoders compute in `dtype`, the
+// autoencoder, which sees each picture once, in f32.
+std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device,
+                                  flame::DType dtype = flame::DType::f32);
 
 }  // namespace eri

@@ -65,6 +65,7 @@ RunState load_state(const fs::path& folder) {
   std::ifstream in(file);
   if (!in) fail("resume: ", file.string(), " cannot be read; expected a ...-state folder that a run has saved");
   RunState state;
+  state.config.mixed_precision = "no";  // of runs from before it could be chosen
   try {
     const auto run = nlohmann::json::parse(in);
     if (run.at("format") != format) fail("its format ", run.at("format").dump(), " is not ", format);

@@ -16,12 +16,17 @@ using flame::fail;
 using flame::Tensor;
 using flame::text;
 
+constexpr double GiB = 1 << 30;
+
 double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 TrainConfig checked(const TrainConfig& config) {
   validate(config);
   if (config.threads > 0) flame::set_threads(static_cast<int>(config.threads));
-  return config;
+  TrainConfig result = config;  // `auto` as what it means here: a resumed run must mean the same
+  const flame::DType dtype = compute_dtype(config.mixed_precision, flame::Device::parse(config.device));
+  result.mixed_precision = mixed_precision_name(dtype);
+  return result;
 }
 
 // Fails now, not after an hour of training.
@@ -37,7 +42,7 @@ void check_output(const TrainConfig& config) {
 std::string memory_by_purpose(flame::Device device) {
   const auto gib = [](size_t bytes) {
     char number[32];
-    std::snprintf(number, sizeof number, "%.3f", static_cast<double>(bytes) / (1 << 30));
+    std::snprintf(number, sizeof number, "%.3f", static_cast<double>(bytes) / GiB);
     return std::string(number);
   };
   const flame::MemoryUse use = flame::memory_use(device);
@@ -60,6 +65,9 @@ std::string step_name(int64_t step) {
 Trainer::Trainer(const TrainConfig& config)
     : config_(checked(config)), generator_(static_cast<uint64_t>(config.seed)), started_at_(now()) {
   const flame::Device device = flame::Device::parse(config_.device);
+  flame::set_deterministic(config_.deterministic);
+  flame::set_tf32(config_.allow_tf32);
+  flame::set_memory_limit(device, static_cast<size_t>(config_.max_vram * GiB));
   check_output(config_);
 
   // 1. Everything that can be wrong with the pictures is found before the model is loaded.
@@ -69,7 +77,7 @@ Trainer::Trainer(const TrainConfig& config)
   order_ = BatchOrder(dataset_.repeats(), config_.train_batch_size, generator_.seed());
   // 2. The frozen model; pictures and captions go through its encoders once.
   base_metadata_ = std::async(std::launch::async, base_model_metadata, fs::path(config_.pretrained_model_name_or_path));
-  family_ = load_sdxl(config_.pretrained_model_name_or_path, device);
+  family_ = load_sdxl(config_.pretrained_model_name_or_path, device, compute_dtype(config_.mixed_precision, device));
   for (int64_t side : {config_.resolution.width, config_.resolution.height}) {
     if (side % family_->size_multiple() != 0)
       fail("resolution: this model takes multiples of ", family_->size_multiple(), ", got ", side);
@@ -81,6 +89,8 @@ Trainer::Trainer(const TrainConfig& config)
   }
   cache_ = std::make_unique<CachedDataset>(dataset_, *family_, generator_.seed());
   family_->release_encoders();
+  flame::release_cache(device);
+  loss_weights_ = family_->loss_weights(config_.min_snr_gamma);
 
   // 3. What is trained.
   const LoraTargets targets = family_->trained_targets();
@@ -111,8 +121,9 @@ StepResult Trainer::step() {
     const Tensor timesteps =
         Tensor::randint(0, family_->timesteps(), {latents.dim(0)}, generator_, latents.device(), first);
     flame::Tape tape;
-    const Tensor batch_loss = family_->loss(latents, noise, timesteps, condition, config_.min_snr_gamma);
-    tape.backward(batch_loss, Tensor::full({}, 1.0 / static_cast<double>(batches)), gradients);
+    const Tensor batch_loss = family_->loss(latents, noise, timesteps, condition, loss_weights_);
+    const Tensor share = Tensor::full({}, 1.0 / static_cast<double>(batches), flame::DType::f32, batch_loss.device());
+    tape.backward(batch_loss, share, gradients);
     loss += batch_loss.item() / static_cast<double>(batches);
   }
 
@@ -168,10 +179,11 @@ void Trainer::save_lora(const fs::path& file) const {
 }
 
 void Trainer::save_state(const fs::path& folder) const {
+  const flame::Device cpu = flame::Device::cpu();
   RunState state{steps_done_, config_, dataset_.fingerprint(), {}};
   for (const auto& parameter : lora_.parameters().parameters())
-    state.tensors["parameter." + parameter.name] = parameter.value;
-  for (const auto& [name, tensor] : optimizer_->save()) state.tensors["optimizer." + name] = tensor;
+    state.tensors["parameter." + parameter.name] = parameter.value.to(cpu);
+  for (const auto& [name, tensor] : optimizer_->save()) state.tensors["optimizer." + name] = tensor.to(cpu);
   eri::save_state(folder, state);
 }
 
@@ -188,6 +200,7 @@ void Trainer::resume(const fs::path& folder) {
                                                     "resume",
                                                     "device",
                                                     "threads",
+                                                    "max_vram",
                                                     "deterministic",
                                                     "max_train_steps"};
     const std::string before = value_of(state.config, key), now = value_of(config_, key);

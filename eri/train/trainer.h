@@ -43,6 +43,7 @@ class Trainer {
   BatchOrder order_;
   std::vector<std::string> notices_;  // for people
   std::unique_ptr<CachedDataset> cache_;
+  flame::Tensor loss_weights_;  // one a timestep; none: all weigh the same
   flame::Generator generator_;
   LoraNetwork lora_;
   std::unique_ptr<flame::AdamW> optimizer_;

@@ -77,7 +77,7 @@ flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset&
       {"ss_min_snr_gamma", config.min_snr_gamma > 0 ? python_text(config.min_snr_gamma) : "None"},
       {"ss_optimizer", flame::text(config.optimizer_type, "(weight_decay=", python_text(config.weight_decay), ")")},
       {"ss_seed", integer(config.seed)},
-      {"ss_mixed_precision", "no"},
+      {"ss_mixed_precision", config.mixed_precision},
       {"ss_resolution", flame::text("(", width, ", ", height, ")")},
       {"ss_num_train_images", integer(images)},
       {"ss_dataset_dirs", directories.dump()},

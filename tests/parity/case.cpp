@@ -30,14 +30,17 @@ const Tensor& Case::input(const std::string& tensor) const {
   return found->second;
 }
 
-Case load_case(const fs::path& folder, const fs::path& geometries) {
+Case load_case(const fs::path& folder, const Options& options) {
   const auto json = read_json(folder / "case.json");
   Case result;
+  result.device = options.device;
+  result.dtype = options.dtype;
   result.folder = folder;
   result.kind = json.at("kind");
   result.params = json.at("params");
   if (const auto& name = json.at("geometry"); !name.is_null()) {
-    const fs::path where = geometries.empty() ? folder / ".." / ".." / "geometries" : geometries;
+    const fs::path& given = options.geometries;
+    const fs::path where = given.empty() ? folder / ".." / ".." / "geometries" : given;
     result.geometry = Geometry::load(where / (name.get<std::string>() + ".json"));
     result.seed = json.at("seed");
   }
@@ -45,6 +48,7 @@ Case load_case(const fs::path& folder, const fs::path& geometries) {
   result.tolerances.push_back({"*", json.at("tolerance")});
   result.groups = read_tolerances(json.at("groups"));
   if (const fs::path inputs = folder / "inputs.safetensors"; fs::exists(inputs)) result.inputs = read_tensors(inputs);
+  for (auto& [name, tensor] : result.inputs) tensor = tensor.to(options.device);
   return result;
 }
 

@@ -28,14 +28,21 @@ struct Case {
   uint64_t seed = 0;
   std::vector<Tolerance> tolerances;  // the first that matches counts; the last matches all
   std::vector<Tolerance> groups;
-  Tensors inputs;
+  Tensors inputs;  // on the device
+  flame::Device device = flame::Device::cpu();
+  flame::DType dtype = flame::DType::f32;  // that the models compute in
 
   std::string name() const { return folder.filename().string(); }
   const Tensor& input(const std::string& tensor) const;  // throws if there is none
 };
 
-// Geometries are looked for in `geometries`; if it is empty, in ../../geometries seen from the case.
-Case load_case(const std::filesystem::path& folder, const std::filesystem::path& geometries);
+// How cases are run.
+struct Options {
+  std::filesystem::path geometries;  // where they are looked for; empty: in ../../geometries seen from the case
+  flame::Device device = flame::Device::cpu();
+  flame::DType dtype = flame::DType::f32;
+};
+Case load_case(const std::filesystem::path& folder, const Options& options);
 
 Tensors read_tensors(const std::filesystem::path& file);  // copies, so that nothing stays mapped
 

@@ -1,5 +1,6 @@
 #include <cstdlib>
 #include <iostream>
+#include <optional>
 #include <span>
 
 #include "compare.h"
@@ -25,8 +26,8 @@ Results run(const Case& c) {
 }
 
 // Runs one case and prints what it finds; true if all is well.
-bool passes(const fs::path& folder, const fs::path& geometries) try {
-  const Case c = load_case(folder, geometries);
+bool passes(const fs::path& folder, const Options& options) try {
+  const Case c = load_case(folder, options);
   const auto [actual, expected, skipped] = run(c);
   bool passed = !expected.empty();
   for (const Finding& finding : compare(actual, expected, c.tolerances, c.groups)) {
@@ -42,34 +43,62 @@ bool passes(const fs::path& folder, const fs::path& geometries) try {
 }
 
 int usage() {
-  std::cerr << "usage: parity [--geometries DIR] CASE...\n"
+  std::cerr << "usage: parity [--geometries DIR] [--device cpu|cuda:0] [--dtype f32|f16|bf16] [--allow-tf32] CASE...\n"
                "Runs the case folders CASE (tests/parity/README.md) and compares every tensor with what is expected.\n";
   return 2;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  std::vector<std::string> arguments(argv + 1, argv + argc);
-  fs::path geometries;
+struct Arguments {
+  Options options;
   std::vector<fs::path> folders;
+};
+
+flame::DType parse_dtype(const std::string& name) {
+  for (const auto dtype : {flame::DType::f32, flame::DType::f16, flame::DType::bf16})
+    if (name == flame::name(dtype)) return dtype;
+  flame::fail("--dtype: expected f32, f16 or bf16, got ", name);
+}
+
+// None where they cannot be understood.
+std::optional<Arguments> parse(std::span<char* const> arguments) {
+  Arguments result;
   for (size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i] == "--geometries") {
-      if (++i == arguments.size()) return usage();
-      geometries = arguments[i];
-    } else if (arguments[i].starts_with("-")) {
-      return usage();
+    const std::string argument = arguments[i];
+    if (!argument.starts_with("-")) {
+      const fs::path folder = fs::absolute(argument).lexically_normal();
+      result.folders.push_back(folder.has_filename() ? folder : folder.parent_path());  // "cases/unet/" ends in nothing
+    } else if (argument == "--allow-tf32") {
+      flame::set_tf32(true);
+    } else if (i + 1 == arguments.size()) {
+      return std::nullopt;
+    } else if (argument == "--geometries") {
+      result.options.geometries = arguments[++i];
+    } else if (argument == "--device") {
+      result.options.device = flame::Device::parse(arguments[++i]);
+    } else if (argument == "--dtype") {
+      result.options.dtype = parse_dtype(arguments[++i]);
     } else {
-      folders.push_back(fs::absolute(arguments[i]).lexically_normal());
+      return std::nullopt;
     }
   }
-  if (folders.empty()) return usage();
+  if (result.folders.empty()) return std::nullopt;
+  return result;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  const auto arguments = parse(std::span(argv + 1, argv + argc));
+  if (!arguments) return usage();
+  const auto& [options, folders] = *arguments;
   int passed = 0, failed = 0;
   for (const fs::path& folder : folders) {
-    // "cases/unet/" has an empty last part.
-    ++(passes(folder.has_filename() ? folder : folder.parent_path(), geometries) ? passed : failed);
-    flame::release_cache(flame::Device::cpu());
+    ++(passes(folder, options) ? passed : failed);
+    flame::release_cache(options.device);
   }
   std::cout << passed << " passed, " << failed << " failed" << std::endl;
   return failed ? 1 : 0;
+} catch (const std::exception& error) {
+  std::cerr << "parity: " << error.what() << std::endl;
+  return 1;
 }

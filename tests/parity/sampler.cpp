@@ -19,9 +19,10 @@ Tensors sampler(const Case& c) {
     const int64_t timestep = denoiser.timestep(sigma);
     timesteps.push_back(static_cast<int32_t>(timestep));
     const auto denoised = [&](const char* context, const char* pooled) {
-      const Tensor out = unet(denoiser.scaled_input(x, sigma), Tensor::full({x.dim(0)}, timestep, flame::DType::i32),
-                              c.input(context), c.input(pooled), c.input("time_ids"));
-      return denoiser.denoised(x, out, sigma);
+      const Tensor t = Tensor::full({x.dim(0)}, timestep, flame::DType::i32, c.device);
+      const Tensor out =
+          unet(denoiser.scaled_input(x, sigma), t, c.input(context), c.input(pooled), c.input("time_ids"));
+      return denoiser.denoised(x, out.to(flame::DType::f32), sigma);
     };
     const Tensor negative = denoised("negative_context", "negative_pooled");
     return negative + (denoised("context", "pooled") - negative) * cfg;

@@ -29,7 +29,7 @@ std::vector<double> weights(const std::string& name, const NoiseSchedule& schedu
 }  // namespace
 
 Tensors schedule(const Case& c) {
-  const NoiseSchedule plain, rescaled(true);
+  const NoiseSchedule plain(false, c.device), rescaled(true, c.device);
   Tensors results;
   for (const bool zero_terminal_snr : {false, true}) {
     const NoiseSchedule& schedule = zero_terminal_snr ? rescaled : plain;

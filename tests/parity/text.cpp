@@ -23,8 +23,11 @@ Tensors text_lora(const Case& c) {
   flame::Tape tape;
   const Tensor hidden_l = clip_l.encode(c.input("ids_l"), false).hidden;
   const auto [hidden_g, pooled] = clip_g.encode(c.input("ids_g"));
-  const Tensor sum = (hidden_l * c.input("grad_hidden_l")).sum() + (hidden_g * c.input("grad_hidden_g")).sum() +
-                     (pooled * c.input("grad_pooled")).sum();
+  const auto times_gradient = [&](const Tensor& x, const char* gradient) {
+    return (x.to(flame::DType::f32) * c.input(gradient)).sum();
+  };
+  const Tensor sum = times_gradient(hidden_l, "grad_hidden_l") + times_gradient(hidden_g, "grad_hidden_g") +
+                     times_gradient(pooled, "grad_pooled");
   flame::GradientMap gradients;
   network.parameters().bind(gradients);
   tape.backward(sum, gradients);

@@ -25,10 +25,11 @@ Prediction prediction_of(const Case& c) {
   return name == "v" ? Prediction::v : Prediction::epsilon;
 }
 
-Tensor loss_weights(const Case& c, const NoiseSchedule& schedule, const Tensor& t) {
+// One weight a timestep.
+Tensor loss_weights(const Case& c, const NoiseSchedule& schedule) {
   const auto& gamma = c.params.at("min_snr_gamma");
-  if (gamma.is_null()) return Tensor::ones(t.shape());
-  return at_timesteps(min_snr_weights(schedule, gamma, prediction_of(c)), t);
+  if (gamma.is_null()) return Tensor::ones({NoiseSchedule::steps}, flame::DType::f32, c.device);
+  return timestep_table(min_snr_weights(schedule, gamma, prediction_of(c)), c.device);
 }
 
 }  // namespace
@@ -40,7 +41,8 @@ Tensors train(const Case& c) {
   const Tensor start = pack.values().clone();
   const auto& betas = c.params.at("betas");
   flame::AdamW optimizer(pack, {betas.at(0), betas.at(1), c.params.at("eps"), c.params.at("weight_decay")});
-  const NoiseSchedule schedule;
+  const NoiseSchedule schedule(false, c.device);
+  const Tensor weights = loss_weights(c, schedule);
 
   std::vector<float> losses, norms;
   for (int64_t step = 0; step < c.input("index").dim(0); ++step) {
@@ -53,7 +55,7 @@ Tensors train(const Case& c) {
     const Tensor guess = unet(schedule.add_noise(latents, noise, t), t, pick(c.input("context"), index),
                               pick(c.input("pooled"), index), pick(c.input("time_ids"), index));
     const Tensor target = schedule.target(prediction_of(c), latents, noise, t);
-    const Tensor loss = flame::weighted_mse_loss(guess, target, loss_weights(c, schedule, t));
+    const Tensor loss = flame::weighted_mse_loss(guess.to(flame::DType::f32), target, at_timesteps(weights, t));
     tape.backward(loss, gradients);
     losses.push_back(loss.item());
     norms.push_back(static_cast<float>(optimizer.step(c.params.at("lr"), c.params.at("max_grad_norm")).gradient_norm));

@@ -15,7 +15,7 @@ Tensors unet_lora(const Case& c) {
   const Tensor context = c.input("context").requires_grad(), pooled = c.input("pooled").requires_grad();
 
   flame::Tape tape;
-  const Tensor out = unet(c.input("x"), c.input("t"), context, pooled, c.input("time_ids"));
+  const Tensor out = unet(c.input("x"), c.input("t"), context, pooled, c.input("time_ids")).to(flame::DType::f32);
   flame::GradientMap gradients;
   network.parameters().bind(gradients);
   tape.backward(out, c.input("grad_out"), gradients);

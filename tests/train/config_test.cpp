@@ -80,6 +80,8 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
            {"resolution = 1000001", {"resolution", "multiples of 8"}},
            {"lr_scheduler = 'cosin'", {"lr_scheduler", "cosine"}},
            {"optimizer_type = 'SGD'", {"optimizer_type", "AdamW"}},
+           {"mixed_precision = 'fp8'", {"mixed_precision", "bf16"}},
+           {"max_vram = -1", {"max_vram"}},
            {"network_alpha = 0", {"network_alpha"}},
            {"train_batch_size = 0", {"train_batch_size"}},
            {"learning_rate = nan", {"learning_rate"}},

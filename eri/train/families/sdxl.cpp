@@ -16,13 +16,13 @@ using flame::Shape;
 
 class Sdxl : public Family {
  public:
-  Sdxl(const Checkpoint& checkpoint, flame::Device device)
+  Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype)
       : device_(device),
         prediction_(checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
-        schedule_(checkpoint.zero_terminal_snr()),
-        unet_(UNet::from_safetensors(checkpoint.path(), device)),
+        schedule_(checkpoint.zero_terminal_snr(), device),
+        unet_(UNet::from_safetensors(checkpoint.path(), device, dtype)),
         vae_(VAE::from_safetensors(checkpoint.path(), device)),
-        text_(TextEncoders::from_safetensors(checkpoint.path(), device)) {}
+        text_(TextEncoders::from_safetensors(checkpoint.path(), device, dtype)) {}
 
   Conditioning encode_text(const std::vector<std::string>& captions,
                            const std::vector<SizeConditioning>& sizes) const override {
@@ -38,7 +38,7 @@ class Sdxl : public Family {
   }
 
   Tensor encode_pictures(const Tensor& pixels, const Tensor& noise) const override {
-    return vae_->encode(pixels, noise);
+    return vae_->encode(pixels.to(device_), noise.to(device_));
   }
 
   Shape latent_shape(int64_t batch, int64_t height, int64_t width) const override {
@@ -63,14 +63,19 @@ class Sdxl : public Family {
 
   LoraTargets all_targets() const override { return sdxl_lora_targets(unet_, text_->clip_l, text_->clip_g); }
 
+  Tensor loss_weights(double min_snr_gamma) const override {
+    if (min_snr_gamma == 0) return {};
+    return timestep_table(min_snr_weights(schedule_, min_snr_gamma, prediction_), device_);
+  }
+
   Tensor loss(const Tensor& latents, const Tensor& noise, const Tensor& timesteps, const Conditioning& condition,
-              double min_snr_gamma) const override {
+              const Tensor& weights) const override {
     const Tensor noisy = schedule_.add_noise(latents, noise, timesteps);
     const Tensor guess = unet_(noisy, timesteps, condition.context, condition.pooled, condition.time_ids);
+    const Tensor prediction = guess.to(flame::DType::f32);
     const Tensor target = schedule_.target(prediction_, latents, noise, timesteps);
-    if (min_snr_gamma == 0) return flame::mse_loss(guess, target);
-    const auto weights = min_snr_weights(schedule_, min_snr_gamma, prediction_);
-    return flame::weighted_mse_loss(guess, target, at_timesteps(weights, timesteps));
+    if (!weights.defined()) return flame::mse_loss(prediction, target);
+    return flame::weighted_mse_loss(prediction, target, at_timesteps(weights, timesteps));
   }
 
   std::string prediction_type() const override { return prediction_ == Prediction::v ? "v" : "epsilon"; }
@@ -88,8 +93,8 @@ class Sdxl : public Family {
 
 }  // namespace
 
-std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device) {
-  return std::make_unique<Sdxl>(Checkpoint(checkpoint), device);
+std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device, flame::DType dtype) {
+  return std::make_unique<Sdxl>(Checkpoint(checkpoint), device, dtype);
 }
 
 }  // namespace eri
