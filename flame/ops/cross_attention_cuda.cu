@@ -20,12 +20,13 @@ Extents extents(const CrossAttention& problem, CrossAttentionCut cut) {
   require(dtype == DType::f16 || dtype == DType::bf16, op, "expected f16 or bf16, got ", dtype);
   require(keys >= 1 && keys <= CrossAttention::most_keys, op, "expected 1 to ", CrossAttention::most_keys,
           " keys, got ", keys);
-  require(queries < 1 << 30 && batch * heads < 1 << 30, op, "too large: ", batch, " x ", heads, " heads of ", queries);
+  require(queries < 1 << 30 && batch * heads * 2 * keys * CrossAttention::width < int64_t{1} << 32, op,
+          "too large: ", batch, " x ", heads, " heads of ", queries);
   require(scale > 0, op, "expected a positive scale, got ", scale);
   require(cut.rows > 0 && cut.rows % (16 * cut.warps) == 0, op, "expected rows in multiples of ", 16 * cut.warps,
           ", got ", cut.rows);
   for (const HeadRows& x : {q, k, v}) require_aligned(x);
-  return {batch * heads,
+  return {static_cast<int>(batch * heads),
           static_cast<int>(heads),
           static_cast<int>(queries),
           static_cast<int>(keys),
@@ -43,7 +44,7 @@ template <class Task>
 void launch(void (*kernel)(Task), const Task& task, int warps, int shared_bytes, Device device) {
   const cudaStream_t on = stream(device);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  kernel<<<blocks(task.extents.items * task.extents.chunks), 32 * warps, shared_bytes, on>>>(task);
+  kernel<<<blocks(int64_t{task.extents.items} * task.extents.chunks), 32 * warps, shared_bytes, on>>>(task);
   check_launch();
 }
 
@@ -160,7 +161,7 @@ void cross_attention_gradient(const CrossAttention& problem, const float* log_su
       keys_too ? launch_gradient<T, true>(task, cut.warps, problem.device)
                : launch_gradient<T, false>(task, cut.warps, problem.device);
     if (!keys_too) return;
-    const int64_t threads = task.extents.items * 2 * problem.keys * (CrossAttention::width / 4);
+    const int64_t threads = int64_t{task.extents.items} * 2 * problem.keys * (CrossAttention::width / 4);
     sum_kernel<T>
         <<<blocks(divide_up(threads, 256)), 256, 0, stream(problem.device)>>>({task.extents, dk, dv, workspace});
     check_launch();

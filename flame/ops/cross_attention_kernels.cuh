@@ -11,7 +11,7 @@ namespace flame::cuda {
 inline constexpr float log2_e = 1.4426950408889634f;
 
 struct Extents {
-  int64_t items;  // batch * heads
+  int items;  // batch * heads
   int heads, queries, keys;
   int rows, chunks;  // queries of a block, blocks of a head
   float scale;
@@ -19,7 +19,7 @@ struct Extents {
 
 // One block's share.
 struct Chunk {
-  int64_t index, item, sample, head;
+  int index, item, sample, head;
   int first, last;  // queries
 
   __device__ explicit Chunk(const Extents& e)
@@ -27,7 +27,7 @@ struct Chunk {
         item(blockIdx.x / e.chunks),
         sample(item / e.heads),
         head(item % e.heads),
-        first(static_cast<int>(index) * e.rows),
+        first(index * e.rows),
         last(min(first + e.rows, e.queries)) {}
 
   __device__ uint16_t* of(const HeadRows& x) const {
@@ -46,10 +46,15 @@ struct Lane {
 // Rows [0, padded) of a head into a tile; those from `count` on become zeros.
 template <int padded, int threads>
 __device__ void copy_rows(uint32_t tile, const uint16_t* from, int64_t pitch, int count) {
-  for (int i = threadIdx.x; i < padded * 8; i += threads) {
-    const int row = i / 8, piece = i % 8;
+  constexpr int step = threads / 8;
+  const int first = threadIdx.x / 8, piece = threadIdx.x % 8;
+  const uint32_t to = tile + Lane::place(first, piece);
+#pragma unroll
+  for (int i = 0; i < padded; i += step) {
+    const int row = first + i;
+    if (padded % step != 0 && row >= padded) break;
     const bool real = row < count;
-    copy_async(tile + Lane::place(row, piece), from + (real ? row * pitch : 0) + piece * 8, real);
+    copy_async(to + i * 128, from + (real ? row * pitch : 0) + piece * 8, real);
   }
 }
 
@@ -235,7 +240,7 @@ __global__ void __launch_bounds__(32 * warps) forward_kernel(const ForwardTask t
     for (int half = 0; half < 2; ++half) {
       const int mine = row + lane.g + 8 * half;
       if (lane.t == 0 && mine < chunk.last)
-        task.log_sum[chunk.item * extents.queries + mine] = extents.scale * most[half] + logf(sum[half]);
+        task.log_sum[int64_t{chunk.item} * extents.queries + mine] = extents.scale * most[half] + logf(sum[half]);
     }
   }
 }
@@ -345,7 +350,7 @@ __global__ void __launch_bounds__(32 * warps) gradient_kernel(const GradientTask
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int mine = row + lane.warp * 16 + lane.g + 8 * half;
-      shift[half] = mine < chunk.last ? -log2_e * task.log_sum[chunk.item * extents.queries + mine] : 0;
+      shift[half] = mine < chunk.last ? -log2_e * task.log_sum[int64_t{chunk.item} * extents.queries + mine] : 0;
     }
     const uint32_t q = memory + Places::queries + stage * 2 * Places::tile, dout = q + Places::tile;
     wait_for_copies();
@@ -406,7 +411,7 @@ __global__ void __launch_bounds__(32 * warps) gradient_kernel(const GradientTask
     }
   }
   if constexpr (keys_too) {
-    const int64_t place = (chunk.index * extents.items + chunk.item) * 2 + key_gradient.product;
+    const int64_t place = (int64_t{chunk.index} * extents.items + chunk.item) * 2 + key_gradient.product;
     key_gradient.store(task.partials + place * extents.keys * 64, extents.keys, lane);
   }
 }
@@ -421,9 +426,9 @@ struct SumTask {
 template <class T>
 __global__ void sum_kernel(const SumTask task) {
   const Extents& extents = task.extents;
-  const int64_t count = extents.items * 2 * extents.keys * 16, i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  const int count = extents.items * 2 * extents.keys * 16, i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
-  const int64_t key = i / 16 % extents.keys, product = i / 16 / extents.keys % 2, item = i / 32 / extents.keys;
+  const int row = i / 16, key = row % extents.keys, product = row / extents.keys % 2, item = row / extents.keys / 2;
   // Field by field: the address of a kernel's argument would copy it to memory.
   void* const data = product ? task.dk.data : task.dv.data;
   const int64_t sample = product ? task.dk.sample : task.dv.sample, token = product ? task.dk.token : task.dv.token;
@@ -432,14 +437,14 @@ __global__ void sum_kernel(const SumTask task) {
   float4 sum = {0, 0, 0, 0};
 #pragma unroll 8
   for (int chunk = 0; chunk < extents.chunks; ++chunk) {
-    const float4 part = partials[chunk * count];
+    const float4 part = partials[int64_t{chunk} * count];
     sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
   }
   const float factor = product ? extents.scale : 1;
-  uint16_t* row = static_cast<uint16_t*>(data) + item / extents.heads * sample + key * token +
-                  item % extents.heads * CrossAttention::width;
-  *reinterpret_cast<uint2*>(row + i % 16 * 4) = {pack<T>(sum.x * factor, sum.y * factor),
-                                                 pack<T>(sum.z * factor, sum.w * factor)};
+  uint16_t* to = static_cast<uint16_t*>(data) + item / extents.heads * sample + key * token +
+                 item % extents.heads * CrossAttention::width;
+  *reinterpret_cast<uint2*>(to + i % 16 * 4) = {pack<T>(sum.x * factor, sum.y * factor),
+                                                pack<T>(sum.z * factor, sum.w * factor)};
 }
 
 }  // namespace flame::cuda
