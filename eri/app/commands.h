@@ -17,6 +17,7 @@ void add_evaluate(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_init_lora(CLI::App& app);
 void add_synth(CLI::App& app);
+void add_doctor(CLI::App& app);
 
 // `--device` and what goes with it, the same in every command that computes.
 struct Machine {

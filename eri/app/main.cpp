@@ -105,6 +105,7 @@ int main(int argc, char** argv) {
   eri::add_verify(app);
   eri::add_init_lora(app);
   eri::add_synth(app);
+  eri::add_doctor(app);
   try {
     if (const std::string complaint = flame::cpu_complaint(); !complaint.empty()) flame::fail(complaint);
     app.parse(eri::arguments(argc, argv));

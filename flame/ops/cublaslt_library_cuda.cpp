@@ -1,6 +1,8 @@
 #include <cublasLt.h>
 
+#include "flame/core/error.h"
 #include "flame/device/shared_library.h"
+#include "flame/ops/libraries_cuda.h"
 
 // The functions of cuBLASLt that we use, under their own names: the library is opened at the first call, so that the
 // program starts where there is none.
@@ -98,3 +100,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t prod
 }
 
 }  // extern "C"
+
+namespace flame::cuda {
+
+std::string cublaslt_version() {
+  const size_t version = cublasLtGetVersion();  // 91400 is 9.14.0
+  return text(version / 10000, ".", version / 100 % 100, ".", version % 100, " (", library().path(), ")");
+}
+
+}  // namespace flame::cuda

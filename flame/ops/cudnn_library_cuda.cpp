@@ -1,7 +1,9 @@
 #include <cudnn.h>
 #include <nvrtc.h>
 
+#include "flame/core/error.h"
 #include "flame/device/shared_library.h"
+#include "flame/ops/libraries_cuda.h"
 
 // cuDNN's functions, as far as cudnn-frontend calls them, under their own names: each finds the library's at its first
 // call, so that the program needs no cuDNN to start.
@@ -86,3 +88,12 @@ nvrtcResult nvrtcGetCUBINSize(nvrtcProgram, size_t*) { return NVRTC_ERROR_INTERN
 nvrtcResult nvrtcGetProgramLog(nvrtcProgram, char*) { return NVRTC_ERROR_INTERNAL_ERROR; }
 nvrtcResult nvrtcGetProgramLogSize(nvrtcProgram, size_t*) { return NVRTC_ERROR_INTERNAL_ERROR; }
 }
+
+namespace flame::cuda {
+
+std::string cudnn_version() {
+  const size_t version = cudnnGetVersion();  // 91400 is 9.14.0
+  return text(version / 10000, ".", version / 100 % 100, ".", version % 100, " (", library().path(), ")");
+}
+
+}  // namespace flame::cuda
