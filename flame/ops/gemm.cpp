@@ -118,6 +118,10 @@ void gemm_part(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOpti
 void gemm_f32(const Tensor& a, const Tensor& b, const Tensor& c, GemmOptions options, const Tensor& bias) {
   constexpr int64_t part = 256, shortest = 512, longest = 8192;
   const int64_t depth = a.dim(options.transpose_a ? -2 : -1);
+  if (depth == 0) {  // oneDNN fails; sums of one zero are the same
+    const Tensor column = Tensor::zeros(c.shape().with(-1, 1)), row = Tensor::zeros({1, c.dim(-1)});
+    return gemm_part(column, row, c, {.accumulate = options.accumulate}, bias, 0, 1, true);
+  }
   if (depth <= shortest || depth > longest) return gemm_part(a, b, c, options, bias, 0, depth, true);
   for (int64_t begin = 0; begin < depth; begin += part) {
     gemm_part(a, b, c, options, begin ? Tensor() : bias, begin, std::min(part, depth - begin), false);

@@ -87,6 +87,13 @@ TEST(Matmul, IsRightWhereThreadsShareTheWork) {
   EXPECT_LT(reference::error(matmul(a, b), times(Array(a), Array(b))), 2e-6);
 }
 
+TEST(Matmul, OfNothingIsZero) {
+  const Tensor y = matmul(Tensor::zeros({2, 3, 0}), Tensor::zeros({2, 0, 4}));
+  EXPECT_EQ(reference::error(y, Array(Tensor::zeros({2, 3, 4}))), 0);
+  const Tensor sum = linear(Tensor::zeros({3, 0}), Tensor::zeros({2, 0}), Tensor::from({1.0f, 2.0f}, {2}));
+  EXPECT_EQ(reference::error(sum, Array(Tensor::from({1.0f, 2.0f, 1.0f, 2.0f, 1.0f, 2.0f}, {3, 2}))), 0);
+}
+
 TEST(Matmul, SaysWhatDoesNotFit) {
   EXPECT_THROW(matmul(Tensor::zeros({2, 3}), Tensor::zeros({2, 3})), Error);
   EXPECT_THROW(matmul(Tensor::zeros({2, 3}), Tensor::zeros({3})), Error);
@@ -175,6 +182,25 @@ TEST(LoraLinear, KeepsTheInputAndTheRankWideProduct) {
   EXPECT_EQ(kept({3, 4}), inputs[0].bytes() + inputs[4].bytes() + product);
   EXPECT_EQ(kept({4}), product);
   EXPECT_EQ(kept({0}), inputs[1].bytes() + inputs[3].bytes() + inputs[4].bytes());
+}
+
+// A leaf may want its gradient wider than it is itself: adapters in mixed precision.
+TEST(LoraLinear, GivesGradientsInTheDtypeThatTheyAreWantedIn) {
+  const auto inputs = lora_inputs({2, 11, 6}, 5, 4, DType::bf16);
+  const auto gradients = [&](DType dtype) {
+    std::vector<Tensor> in = inputs;
+    for (size_t i : {3, 4}) in[i] = in[i].requires_grad(dtype);
+    Tape tape;
+    GradientMap found;
+    tape.backward(run_lora(in), Tensor::ones({2, 11, 5}, DType::bf16), found);
+    return std::vector<Tensor>{found[in[3]], found[in[4]]};
+  };
+  const auto narrow = gradients(DType::bf16), wide = gradients(DType::f32);
+  for (size_t i = 0; i < wide.size(); ++i) {
+    EXPECT_EQ(wide[i].dtype(), DType::f32);
+    EXPECT_EQ(reference::error(cast(wide[i], DType::bf16), Array(narrow[i])), 0);
+    EXPECT_GT(reference::error(wide[i], Array(narrow[i])), 0) << "rounded on the way";
+  }
 }
 
 TEST(Gemm, RepeatsToTheBit) {
