@@ -1,0 +1,282 @@
+#include "flame/ops/fused_cuda.h"
+
+#include <cmath>
+
+#include "flame/autograd/tape.h"
+#include "flame/ops/layout.h"
+#include "flame/ops/norm.h"
+#include "flame/ops/pointwise.h"
+#include "run.h"
+
+// The kernels over rows of wider buffers against the plain ops, which the CPU runs in f32.
+namespace flame::test {
+namespace {
+
+constexpr double untouched = -7;
+
+// The dtype, and how many columns of others lie before and after the rows.
+struct Form {
+  DType dtype;
+  int64_t before, after;
+};
+
+std::ostream& operator<<(std::ostream& out, const Form& form) {
+  return out << form.dtype << ", " << form.before << " columns before, " << form.after << " after";
+}
+
+std::vector<Form> forms() {
+  std::vector<Form> result;
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
+    for (auto [before, after] : {std::pair{0, 0}, {16, 8}, {1, 2}}) result.push_back({dtype, before, after});
+  return result;
+}
+
+// Rows within a wider buffer on the GPU.
+class Wide {
+ public:
+  Wide(const Form& form, const Tensor& values)  // values: f32 on the CPU
+      : before_(form.before), rows_(values.dim(0)), columns_(values.dim(1)) {
+    const auto others = [&](int64_t count) { return Tensor::full({rows_, count}, untouched); };
+    buffer_ = concat({others(form.before), values, others(form.after)}, 1).to(form.dtype).to(Device::cuda());
+  }
+  Wide(const Form& form, int64_t rows, int64_t columns) : Wide(form, Tensor::full({rows, columns}, 100)) {}
+
+  cuda::Rows rows() const { return cuda::rows_of(buffer_).part(before_, columns_); }
+  Tensor buffer() const { return buffer_.to(Device::cpu()); }
+  // The values in f32, on the CPU; fails where others' columns have changed.
+  Tensor read() const {
+    const Tensor all = buffer().to(DType::f32);
+    const int64_t end = before_ + columns_, after = all.dim(1) - end;
+    for (const Tensor& others : {narrow(all, 1, 0, before_), narrow(all, 1, end, after)})
+      for (double value : values(others)) EXPECT_EQ(value, untouched);
+    return narrow(all, 1, before_, columns_);
+  }
+
+ private:
+  int64_t before_, rows_, columns_;
+  Tensor buffer_;
+};
+
+class Fused : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (cuda_device_count() == 0) GTEST_SKIP() << "there is no GPU";
+  }
+  // Values of the storage type, in f32 on the CPU.
+  Tensor draw(const Shape& shape, double low = -2, double high = 2) {
+    return (Tensor::rand(shape, generator_) * static_cast<float>(high - low) + static_cast<float>(low))
+        .to(dtype_)
+        .to(DType::f32);
+  }
+  Tensor on_gpu(const Tensor& x) const { return x.to(dtype_).to(Device::cuda()); }
+  Tensor statistics(int64_t count) const { return Tensor::empty({count}, DType::f32, Device::cuda()); }
+  // One rounding to storage; f32 may also sum in another order.
+  testing::AssertionResult close(const Tensor& got, const Tensor& expected) const {
+    const double bound = dtype_ == DType::f32 ? 1e-5 : dtype_ == DType::f16 ? 0x1p-11 + 1e-5 : 0x1p-8 + 1e-5;
+    return near(got, expected, bound, dtype_ == DType::f16 ? 0x1p-25 : 0);
+  }
+
+  Generator generator_{11};
+  DType dtype_ = DType::f32;
+};
+
+TEST_F(Fused, LayerNormIsThePlainOne) {
+  for (const Form& form : forms()) {
+    for (auto [rows, columns] : {std::pair{5, 640}, {3, 768}, {37, 1280}, {2, 3328}, {9, 11}, {1, 1}}) {
+      SCOPED_TRACE(text(form, ", ", rows, " x ", columns));
+      dtype_ = form.dtype;
+      const Tensor x = draw({rows, columns}, 3, 5), weight = draw({columns}), bias = draw({columns});
+      const Tensor dy = draw({rows, columns}), residual = draw({rows, columns});
+      const Tensor gpu_weight = on_gpu(weight), gpu_bias = on_gpu(bias);
+      const Outcome plain =
+          evaluate([&](const Tensors& in) { return layer_norm(in[0], weight, bias, 1e-5f); }, {x}, {0}, dy);
+
+      const Wide in(form, x), y(form, rows, columns), same(form, rows, columns);
+      const Tensor mean = statistics(rows), rstd = statistics(rows);
+      cuda::layer_norm_rows(in.rows(), gpu_weight, gpu_bias, 1e-5f, y.rows(), mean, rstd);
+      cuda::layer_norm_rows(in.rows(), gpu_weight, gpu_bias, 1e-5f, same.rows(), {}, {});
+      EXPECT_TRUE(close(y.read(), plain.y));
+      EXPECT_TRUE(same_bits(same.buffer(), y.buffer()));
+
+      const Wide slope(form, dy), more(form, residual), dx(form, rows, columns), sum(form, rows, columns);
+      const Wide again(form, rows, columns);
+      const cuda::LayerNormBackward task = {.dy = slope.rows(),
+                                            .x = in.rows(),
+                                            .weight = gpu_weight,
+                                            .bias = gpu_bias,
+                                            .mean = mean,
+                                            .rstd = rstd,
+                                            .dx = dx.rows()};
+      cuda::layer_norm_backward_rows(task);
+      EXPECT_TRUE(close(dx.read(), plain.gradients[0]));
+      cuda::LayerNormBackward with_more = task;
+      with_more.residual = more.rows();
+      with_more.dx = sum.rows();
+      with_more.again = again.rows();
+      cuda::layer_norm_backward_rows(with_more);
+      EXPECT_TRUE(close(sum.read(), plain.gradients[0] + residual));
+      EXPECT_TRUE(close(again.read(), plain.y));
+      with_more.dx = more.rows();  // in place
+      cuda::layer_norm_backward_rows(with_more);
+      EXPECT_TRUE(same_bits(more.buffer(), sum.buffer()));
+    }
+  }
+}
+
+TEST_F(Fused, GegluIsThePlainOne) {
+  for (const Form& form : forms()) {
+    for (auto [rows, columns] : {std::pair{3, 2560}, {5, 5120}, {7, 24}, {9, 5}, {1, 1}}) {
+      SCOPED_TRACE(text(form, ", ", rows, " x ", columns));
+      dtype_ = form.dtype;
+      const Tensor x = draw({rows, 2 * columns}, -5, 5), dy = draw({rows, columns});
+      const Outcome plain = evaluate([](const Tensors& in) { return geglu(in[0]); }, {x}, {0}, dy);
+      const Wide in(form, x), slope(form, dy), y(form, rows, columns), dx(form, rows, 2 * columns);
+      const Wide alone(form, rows, 2 * columns), again(form, rows, columns);
+      cuda::geglu_rows(Device::cuda(), in.rows(), y.rows());
+      EXPECT_TRUE(close(y.read(), plain.y));
+      cuda::geglu_backward_rows(Device::cuda(), slope.rows(), in.rows(), alone.rows());
+      EXPECT_TRUE(close(alone.read(), plain.gradients[0]));
+      cuda::geglu_backward_rows(Device::cuda(), slope.rows(), in.rows(), dx.rows(), again.rows());
+      EXPECT_TRUE(same_bits(dx.buffer(), alone.buffer()));
+      EXPECT_TRUE(same_bits(again.buffer(), y.buffer()));
+    }
+  }
+}
+
+TEST_F(Fused, SumsArePlainOnes) {
+  for (const Form& form : forms()) {
+    for (auto [rows, columns] : {std::pair{3, 640}, {5, 7}}) {
+      SCOPED_TRACE(text(form, ", ", rows, " x ", columns));
+      dtype_ = form.dtype;
+      const Tensor a = draw({rows, columns}), b = draw({rows, columns});
+      const Wide left(form, a), right(form, b), y(form, rows, columns);
+      cuda::add_rows(Device::cuda(), left.rows(), right.rows(), y.rows());
+      EXPECT_TRUE(close(y.read(), a + b));
+      cuda::add_rows(Device::cuda(), left.rows(), right.rows(), left.rows());
+      EXPECT_TRUE(same_bits(left.buffer(), y.buffer()));
+    }
+  }
+}
+
+struct GroupNormCase {
+  int64_t samples, positions, first, second;  // channels of the two parts
+  int groups;
+  bool silu, added;
+};
+
+std::ostream& operator<<(std::ostream& out, const GroupNormCase& c) {
+  return out << c.samples << " x " << c.positions << " x (" << c.first << " + " << c.second << "), " << c.groups
+             << " groups" << (c.silu ? ", silu" : "") << (c.added ? ", added" : "");
+}
+
+const GroupNormCase group_norm_cases[] = {
+    {1, 64 * 64, 320, 0, 32, true, true}, {2, 32 * 32, 640, 320, 32, true, false},
+    {3, 100, 640, 0, 32, false, false},   {2, 17 * 15, 1280, 640, 32, true, true},
+    {1, 70, 1280, 1280, 32, true, false}, {2, 500, 128, 0, 32, true, false},
+    {2, 31 * 33, 5, 7, 3, true, true},    {2, 5, 12, 0, 12, false, true},
+    {1, 1, 33, 0, 1, false, false},       {1, 300, 4096, 1024, 2, true, true},
+    {2, 40, 1500, 500, 4, false, true},   {65, 9, 32, 0, 8, true, false},
+};
+
+TEST_F(Fused, GroupNormIsThePlainOne) {
+  for (const Form& form : forms()) {
+    for (const GroupNormCase& c : group_norm_cases) {
+      SCOPED_TRACE(text(form, ", ", c));
+      dtype_ = form.dtype;
+      const int64_t rows = c.samples * c.positions, channels = c.first + c.second;
+      const Tensor x = draw({c.samples, c.positions, channels}, 1, 2), weight = draw({channels}),
+                   bias = draw({channels});
+      const Tensor shift = draw({c.samples, 1, channels}, -1, 1);
+      const auto op = [&](const Tensors& in) {
+        const Tensor sum = c.added ? in[0] + shift : in[0];
+        return c.silu ? group_norm_silu(sum, c.groups, in[1], in[2], 1e-5f)
+                      : group_norm(sum, c.groups, in[1], in[2], 1e-5f);
+      };
+      const Tensor dy = draw({rows, channels}), residual = draw({rows, channels});
+      const Outcome plain = evaluate(op, {x, weight, bias}, {0, 1, 2}, dy.reshape(x.shape()));
+      const auto flat = [&](const Tensor& t) { return t.reshape({rows, channels}); };
+      const auto parts = [&](const Tensor& t) {
+        return std::pair(Wide(form, narrow(t, 1, 0, c.first)), Wide(form, narrow(t, 1, c.first, c.second)));
+      };
+      const auto split = [&](const std::pair<Wide, Wide>& wide) {
+        return cuda::SplitRows{wide.first.rows(), c.second ? wide.second.rows() : cuda::Rows()};
+      };
+      const auto together = [](const std::pair<Wide, Wide>& wide) {
+        return concat({wide.first.read(), wide.second.read()}, 1);
+      };
+
+      const auto in = parts(flat(x));
+      const Wide y(form, rows, channels), slope(form, dy), extra(form, shift.reshape({c.samples, channels}));
+      const Tensor vector = shift.reshape({c.samples, channels}).to(Device::cuda());
+      cuda::GroupNormRows task = {.x = split(in),
+                                  .samples = c.samples,
+                                  .groups = c.groups,
+                                  .silu = c.silu,
+                                  .weight = on_gpu(weight),
+                                  .bias = on_gpu(bias),
+                                  .mean = statistics(c.samples * c.groups),
+                                  .rstd = statistics(c.samples * c.groups),
+                                  .added = c.added ? extra.rows() : cuda::Rows()};
+      cuda::group_norm_rows(task, 1e-5f, y.rows());
+      EXPECT_TRUE(close(y.read(), flat(plain.y)));
+      if (c.added) {  // the same in f32
+        const Wide other(form, rows, channels);
+        task.added = cuda::rows_of(vector);
+        cuda::group_norm_rows(task, 1e-5f, other.rows());
+        EXPECT_TRUE(same_bits(other.buffer(), y.buffer()));
+      }
+
+      const Tensor empty = Tensor::full({rows, channels}, 100);
+      const auto dx = parts(empty), sum = parts(empty), more = parts(residual);
+      const Tensor dweight = on_gpu(Tensor::zeros({channels})), dbias = on_gpu(Tensor::zeros({channels}));
+      cuda::group_norm_backward_rows(task, slope.rows(), {.dx = split(dx), .dweight = dweight, .dbias = dbias});
+      EXPECT_TRUE(close(together(dx), flat(plain.gradients[0])));
+      EXPECT_TRUE(close(dweight.to(Device::cpu()).to(DType::f32), plain.gradients[1]));
+      EXPECT_TRUE(close(dbias.to(Device::cpu()).to(DType::f32), plain.gradients[2]));
+      cuda::group_norm_backward_rows(task, slope.rows(), {.residual = split(more), .dx = split(sum)});
+      EXPECT_TRUE(close(together(sum), flat(plain.gradients[0]) + residual));
+      cuda::group_norm_backward_rows(task, slope.rows(), {.residual = {more.first.rows()}, .dx = {more.first.rows()}});
+      EXPECT_TRUE(same_bits(more.first.buffer(), sum.first.buffer()));
+      EXPECT_TRUE(close(more.second.read(), narrow(residual, 1, c.first, c.second)));  // not written
+    }
+  }
+}
+
+// The deviation of values that lie far from 0 is not lost, nor is that of values next to an outlier.
+TEST_F(Fused, NormsAreStable) {
+  const int64_t rows = 1000, channels = 64;
+  Tensor x = draw({rows, channels}, 1000, 1001);
+  x.data<float>()[5 * channels + 3] = 1300;
+  const Tensor weight = Tensor::ones({channels}), bias = Tensor::zeros({channels});
+  const auto expect_same = [&](const Tensor& got, int64_t first_row, int64_t count, int64_t first, int64_t width) {
+    const std::vector<double> all = values(x), out = values(got);
+    double sum = 0, squares = 0;
+    const auto each = [&](const auto& f) {
+      for (int64_t r = first_row; r < first_row + count; ++r)
+        for (int64_t c = first; c < first + width; ++c) f(static_cast<size_t>(r * channels + c));
+    };
+    each([&](size_t i) { sum += all[i]; });
+    const double mean = sum / static_cast<double>(count * width);
+    each([&](size_t i) { squares += (all[i] - mean) * (all[i] - mean); });
+    const double deviation = std::sqrt(squares / static_cast<double>(count * width) + 1e-5);
+    each([&](size_t i) {
+      const double expected = (all[i] - mean) / deviation;
+      EXPECT_NEAR(out[i], expected, 1e-5 * (1 + std::abs(expected))) << i;
+    });
+  };
+  const Tensor in = x.to(Device::cuda()), y = Tensor::empty(x.shape(), DType::f32, Device::cuda());
+  cuda::layer_norm_rows(cuda::rows_of(in), on_gpu(weight), on_gpu(bias), 1e-5f, cuda::rows_of(y), {}, {});
+  for (int64_t r : {0, 5}) expect_same(y.to(Device::cpu()), r, 1, 0, channels);
+  cuda::group_norm_rows({.x = {cuda::rows_of(in)},
+                         .samples = 1,
+                         .groups = 8,
+                         .weight = on_gpu(weight),
+                         .bias = on_gpu(bias),
+                         .mean = statistics(8),
+                         .rstd = statistics(8)},
+                        1e-5f, cuda::rows_of(y));
+  for (int64_t group = 0; group < 2; ++group) expect_same(y.to(Device::cpu()), 0, rows, group * 8, 8);
+}
+
+}  // namespace
+}  // namespace flame::test
