@@ -18,7 +18,8 @@ struct Piece {
   Piece(const std::vector<Tensor>& whole, int64_t first, int64_t last) : begin(first), count(last - first) {
     for (const Tensor& x : whole) {
       const Tensor rows = x.rows(begin, count);
-      inputs.push_back(wants(x) ? rows.requires_grad() : rows);
+      const SlotPtr wanted = wants(x);
+      inputs.push_back(wanted ? rows.requires_grad(wanted->dtype) : rows);
     }
   }
 

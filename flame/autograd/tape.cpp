@@ -44,11 +44,14 @@ struct Witness {
 
 void GradientMap::add(const SlotPtr& to, const Tensor& gradient) {
   if (!to) return;
-  require(gradient.shape() == to->shape && gradient.dtype() == to->dtype, "gradient", "expected ", to->shape, " ",
-          to->dtype, ", got ", gradient.shape(), " ", gradient.dtype());
+  require(gradient.shape() == to->shape && (gradient.dtype() == to->dtype || gradient.dtype() == to->value), "gradient",
+          "expected ", to->shape, " ", to->dtype, ", got ", gradient.shape(), " ", gradient.dtype());
   if (auto bound = bound_.find(to); bound != bound_.end()) return accumulate(bound->second, gradient);
-  auto [entry, is_new] = gradients_.try_emplace(to, gradient);
-  if (is_new) return;
+  const auto entry = gradients_.find(to);
+  if (entry == gradients_.end()) {
+    gradients_.emplace(to, gradient.to(to->dtype));
+    return;
+  }
   if (!entry->second.sole_owner()) entry->second = entry->second.clone();
   accumulate(entry->second, gradient);
 }
@@ -66,8 +69,8 @@ void GradientMap::add(const GradientMap& others) {
 
 void GradientMap::bind(const Tensor& leaf, const Tensor& destination) {
   require(leaf.wants_grad() && leaf.slot()->epoch == 0, "bind", "expected a leaf that requires a gradient");
-  require(leaf.shape() == destination.shape() && leaf.dtype() == destination.dtype(), "bind", "expected ", leaf.shape(),
-          " ", leaf.dtype(), ", got ", destination.shape(), " ", destination.dtype());
+  require(leaf.shape() == destination.shape() && leaf.slot()->dtype == destination.dtype(), "bind", "expected ",
+          leaf.shape(), " ", leaf.slot()->dtype, ", got ", destination.shape(), " ", destination.dtype());
   bound_[leaf.slot()] = destination;
   gradients_[leaf.slot()] = destination;
 }
@@ -146,7 +149,7 @@ Tensor record(const char* op, const Tensor& y, std::span<const Tensor> inputs, B
 Tensor record_always(const char* op, const Tensor& y, std::span<const Tensor> inputs, Backward rule) {
   for (const Tensor& input : inputs)
     if (input.slot()) require_live(op, input);
-  auto slot = std::make_shared<Slot>(Slot{y.shape(), y.dtype(), y.device(), current_tape->epoch()});
+  auto slot = std::make_shared<Slot>(Slot{y.shape(), y.dtype(), y.device(), current_tape->epoch(), y.dtype()});
   current_tape->note(op, slot, std::move(rule));
   return y.with_slot(std::move(slot));
 }
@@ -174,7 +177,7 @@ Tensor checkpoint(const std::function<Tensor(const Tensor&)>& f, const Tensor& x
   tape->count(x.bytes());
   const auto rule = [f, dx_to = wants(x), x = x.detach()](const Tensor& dy, GradientMap& gradients) {
     Tape inner;
-    const Tensor again = dx_to ? x.requires_grad() : x;
+    const Tensor again = dx_to ? x.requires_grad(dx_to->dtype) : x;
     const Tensor y = f(again);
     if (!y.wants_grad()) return;
     inner.backward(y, dy, gradients);
@@ -183,9 +186,13 @@ Tensor checkpoint(const std::function<Tensor(const Tensor&)>& f, const Tensor& x
   return record_always("checkpoint", y, std::span(&x, 1), rule);
 }
 
-Tensor Tensor::requires_grad() const {
+Tensor Tensor::requires_grad() const { return requires_grad(dtype_); }
+
+Tensor Tensor::requires_grad(DType gradient) const {
   require(defined() && is_floating(dtype_), "requires_grad", "expected a floating tensor, got ", dtype_);
-  return with_slot(std::make_shared<Slot>(Slot{shape_, dtype_, device(), 0}));
+  require(gradient == dtype_ || gradient == DType::f32, "requires_grad", "expected a gradient in ", dtype_,
+          " or f32, got ", gradient);
+  return with_slot(std::make_shared<Slot>(Slot{shape_, gradient, device(), 0, dtype_}));
 }
 
 Tensor Tensor::detach() const { return with_slot(nullptr); }

@@ -12,7 +12,8 @@ namespace flame {
 // The gradients that a backward pass returns. Nothing hides inside a tensor.
 class GradientMap {
  public:
-  // Adds `gradient` to what is already there for `to`; a null `to` is ignored. Used by the rules of ops.
+  // Adds `gradient` to what is already there for `to`; a null `to` is ignored. Used by the rules of ops. It may be in
+  // the tensor's own dtype where the gradient is wanted in a wider one.
   void add(const SlotPtr& to, const Tensor& gradient);
 
   // From now on the gradient of `leaf` is added to `destination` in place (a view of a flat buffer, for instance).

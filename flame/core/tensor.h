@@ -16,9 +16,10 @@ class GradientMap;
 // A tensor's identity for gradients. It holds no data; a tensor has one only if a gradient is wanted for it.
 struct Slot {
   Shape shape;
-  DType dtype;
+  DType dtype;  // of the gradient
   Device device;
   uint64_t epoch;  // the tape's epoch that made it, 0 for a leaf
+  DType value;     // the tensor's own dtype: a gradient may come in it and is added to the wider one
 };
 using SlotPtr = std::shared_ptr<Slot>;
 
@@ -86,7 +87,8 @@ class Tensor {
   std::vector<T> to_host() const;  // T must be the dtype's type
 
   // --- autograd (flame/autograd) ---
-  Tensor requires_grad() const;  // this value as a new leaf
+  Tensor requires_grad() const;                // this value as a new leaf
+  Tensor requires_grad(DType gradient) const;  // whose gradient is wanted in its own dtype or in f32
   bool wants_grad() const { return slot_ != nullptr; }
   Tensor detach() const;         // this value, unknown to autograd
   GradientMap backward() const;  // through the current tape

@@ -20,7 +20,7 @@ Tensor squared_error(const char* op, const Tensor& prediction, const Tensor& tar
                  target = keep(target, prediction, target),
                  weights = keep(weights, prediction, target)](const Tensor& dy, GradientMap& gradients) {
                   const auto like = [&](const SlotPtr& to) {
-                    return to ? Tensor::empty(to->shape, to->dtype, to->device) : Tensor();
+                    return to ? Tensor::empty(to->shape, prediction.dtype(), to->device) : Tensor();
                   };
                   const Tensor dp = like(dp_to), dt = like(dt_to);
                   on<cpu::weighted_mse_gradients, cuda::weighted_mse_gradients>(dy.device(), dy, prediction, target,

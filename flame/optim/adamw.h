@@ -1,5 +1,6 @@
 #pragma once
 
+#include "flame/optim/adamw_kernels.h"
 #include "flame/optim/optimizer.h"
 
 namespace flame {
@@ -7,16 +8,12 @@ namespace flame {
 // Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), as torch.optim.AdamW computes it.
 class AdamW : public Optimizer {
  public:
-  struct Options {
-    double beta1 = 0.9, beta2 = 0.999;
-    double eps = 1e-8;
-    double weight_decay = 0.01;
-  };
+  using Options = AdamWOptions;
 
   AdamW(ParameterPack pack, const Options& options);
 
  private:
-  void update(double learning_rate, float scale, int64_t step) override;
+  void update(const Tensor& state) override;
   NamedTensors state() const override;
 
   Options options_;

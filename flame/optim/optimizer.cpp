@@ -1,59 +1,53 @@
 #include "flame/optim/optimizer.h"
 
-#include <algorithm>
-#include <array>
 #include <cmath>
-#include <numeric>
+#include <cstddef>
 
-#include "flame/device/parallel.h"
+#include "flame/ops/on.h"
+#include "flame/optim/optimizer_kernels.h"
 
 namespace flame {
 namespace {
 
-double sum_of_squares(const float* x, int64_t count) {
-  constexpr int64_t lanes = 8;  // independent sums, so that the loop uses the vector unit
-  std::array<double, lanes> sums = {};
-  int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      const double value = x[i + lane];
-      sums[lane] += value * value;
-    }
-  }
-  for (int64_t lane = 0; i < count; ++i, ++lane) sums[lane] += static_cast<double>(x[i]) * x[i];
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
+void begin_step(const Tensor& gradients, const LearningRate& rate, double max_norm, const Tensor& state) {
+  on<cpu::begin_step, cuda::begin_step>(gradients.device(), gradients, rate, max_norm, state);
 }
 
 }  // namespace
 
 double gradient_norm(const Tensor& gradients) {
-  require(gradients.device().is_cpu(), "gradient_norm", "no kernel for ", gradients.device());
-  constexpr int64_t block = 1 << 14;
-  const int64_t count = gradients.numel();
-  const float* x = gradients.data<float>();
-  std::vector<double> partial(static_cast<size_t>((count + block - 1) / block));
-  parallel_for(static_cast<int64_t>(partial.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      partial[static_cast<size_t>(i)] = sum_of_squares(x + i * block, std::min(block, count - i * block));
-  });
-  return std::sqrt(std::accumulate(partial.begin(), partial.end(), 0.0));
+  const Tensor state = StepState::make(gradients.device());
+  begin_step(gradients, {}, 1, state);
+  return StepState::read(state).norm;
 }
-
-double clip_factor(double norm, double max_norm) { return std::min(1.0, max_norm / (norm + 1e-6)); }
 
 Optimizer::Optimizer(ParameterPack pack) : pack_(std::move(pack)) {
   if (pack_.numel() == 0) fail("there is nothing to train: the optimiser was given no parameters");
+  PurposeScope purpose(Purpose::optimizer);
+  step_state_ = StepState::make(pack_.values().device());
 }
 
 Optimizer::Step Optimizer::step(double learning_rate, double max_grad_norm) {
-  const double norm = gradient_norm(pack_.gradients());
-  if (!std::isfinite(norm)) {
-    ++skipped_;
-    return {norm, true};
-  }
-  update(learning_rate, static_cast<float>(clip_factor(norm, max_grad_norm)), ++steps_);
-  return {norm, false};
+  begin_step(pack_.gradients(), {learning_rate}, max_grad_norm, step_state_);
+  update(step_state_);
+  const double norm = StepState::read(step_state_).norm;
+  return {norm, !std::isfinite(norm)};
 }
+
+void Optimizer::step_on_device(const Tensor& learning_rate, double max_grad_norm) {
+  require(learning_rate.defined() && learning_rate.dtype() == DType::f32 && learning_rate.numel() == 1 &&
+              learning_rate.device() == pack_.values().device(),
+          "step_on_device", "expected a learning rate f32 [] on ", pack_.values().device(), ", got ", learning_rate);
+  begin_step(pack_.gradients(), {.scalar = learning_rate}, max_grad_norm, step_state_);
+  update(step_state_);
+}
+
+Tensor Optimizer::last_norm() const {
+  return step_state_.rows(offsetof(StepState, norm_f32) / sizeof(float), 1).view({});
+}
+
+int64_t Optimizer::steps() const { return StepState::read(step_state_).steps; }
+int64_t Optimizer::skipped() const { return StepState::read(step_state_).skipped; }
 
 std::map<std::string, Tensor> Optimizer::views() const {
   std::map<std::string, Tensor> result;
@@ -66,9 +60,10 @@ std::map<std::string, Tensor> Optimizer::views() const {
 
 std::map<std::string, Tensor> Optimizer::save() const {
   std::map<std::string, Tensor> result = views();
-  for (auto& [name, tensor] : result) tensor = tensor.clone();
-  result["step"] = Tensor::from({steps_}, {});
-  result["skipped"] = Tensor::from({skipped_}, {});
+  for (auto& [name, tensor] : result) tensor = tensor.device().is_cpu() ? tensor.clone() : tensor.to(Device::cpu());
+  const StepState now = StepState::read(step_state_);
+  result["step"] = Tensor::from({now.steps}, {});
+  result["skipped"] = Tensor::from({now.skipped}, {});
   return result;
 }
 
@@ -87,9 +82,11 @@ void Optimizer::load(const std::map<std::string, Tensor>& saved) {
   for (const auto& [name, tensor] : saved) {
     if (!own.contains(name)) fail("the optimiser's state has a tensor ", name, " that belongs to no parameter");
   }
-  for (const auto& [name, tensor] : own) tensor.copy_from(saved.at(name).to(tensor.device()));
-  steps_ = *own["step"].data<int64_t>();
-  skipped_ = *own["skipped"].data<int64_t>();
+  for (const auto& [name, tensor] : own) tensor.copy_from(saved.at(name));
+  const Tensor state = StepState::make(Device::cpu());
+  StepState::in(state)->steps = *own["step"].data<int64_t>();
+  StepState::in(state)->skipped = *own["skipped"].data<int64_t>();
+  step_state_.copy_from(state);
 }
 
 }  // namespace flame

@@ -1,8 +1,12 @@
 #include "flame/optim/parameter_pack.h"
 
+#include "flame/ops/layout_kernels.h"
+#include "flame/ops/on.h"
+
 namespace flame {
 
-ParameterPack::ParameterPack(const NamedTensors& initial) {
+ParameterPack::ParameterPack(const NamedTensors& initial, DType compute) {
+  require(is_floating(compute), "ParameterPack", "expected a floating dtype to compute in, got ", compute);
   int64_t total = 0;
   for (const auto& [name, value] : initial) {
     require(value.defined() && value.dtype() == DType::f32, "ParameterPack", "expected f32 for ", name);
@@ -14,6 +18,7 @@ ParameterPack::ParameterPack(const NamedTensors& initial) {
   {
     PurposeScope purpose(Purpose::adapters);
     values_ = Tensor::empty({total}, DType::f32, device);
+    if (compute != DType::f32) compute_copy_ = Tensor::empty({total}, compute, device);
   }
   {
     PurposeScope purpose(Purpose::gradients);
@@ -21,12 +26,18 @@ ParameterPack::ParameterPack(const NamedTensors& initial) {
   }
   int64_t offset = 0;
   for (const auto& [name, value] : initial) {
-    const Tensor own = values_.rows(offset, value.numel()).view(value.shape());
-    own.copy_from(value);
-    const Tensor gradient = gradients_.rows(offset, value.numel()).view(value.shape());
-    parameters_.push_back({name, own.requires_grad(), gradient, offset});
+    const auto own = [&](const Tensor& flat) { return flat.rows(offset, value.numel()).view(value.shape()); };
+    const Tensor master = own(values_);
+    master.copy_from(value);
+    const Tensor leaf = (compute_copy_.defined() ? own(compute_copy_) : master).requires_grad(DType::f32);
+    parameters_.push_back({name, leaf, master, own(gradients_), offset});
     offset += value.numel();
   }
+  refresh();
+}
+
+void ParameterPack::refresh() const {
+  if (compute_copy_.defined()) on<cpu::cast, cuda::cast>(values_.device(), values_, compute_copy_);
 }
 
 const ParameterPack::Parameter& ParameterPack::operator[](const std::string& name) const {

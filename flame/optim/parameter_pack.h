@@ -13,18 +13,20 @@ namespace flame {
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 // All trainable tensors as views of one flat f32 buffer, and their gradients as views of another, so that clipping and
-// an optimiser's step are one pass each.
+// an optimiser's step are one pass each. A model that computes in f16 or bf16 gets views of a copy in that dtype.
 class ParameterPack {
  public:
   struct Parameter {
     std::string name;
-    Tensor value;     // a leaf: hand it to the model
-    Tensor gradient;  // where its gradient is added
+    Tensor value;     // a leaf in the compute dtype: hand it to the model
+    Tensor master;    // what is trained and saved: f32
+    Tensor gradient;  // where its gradient is added: f32
     int64_t offset;   // in the flat buffers, in elements
   };
 
   ParameterPack() = default;
-  explicit ParameterPack(const NamedTensors& initial);  // copies the values; f32, one device, names unique
+  // Copies the values, which are f32 on one device and have unique names.
+  explicit ParameterPack(const NamedTensors& initial, DType compute = DType::f32);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const Parameter& operator[](const std::string& name) const;  // throws if there is none
@@ -33,6 +35,10 @@ class ParameterPack {
   const Tensor& values() const { return values_; }        // [numel]
   const Tensor& gradients() const { return gradients_; }  // [numel]
 
+  // The values in the compute dtype, or no tensor if that is f32. Who writes values() then refreshes it.
+  const Tensor& compute_copy() const { return compute_copy_; }
+  void refresh() const;
+
   void bind(GradientMap& gradients) const;  // backward passes into `gradients` then add to gradients()
   void zero_grad() const;
 
@@ -40,7 +46,7 @@ class ParameterPack {
   static Tensor view(const Tensor& flat, const Parameter& parameter);
 
  private:
-  Tensor values_, gradients_;
+  Tensor values_, gradients_, compute_copy_;
   std::vector<Parameter> parameters_;
   std::map<std::string, size_t> index_;
 };

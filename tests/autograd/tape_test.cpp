@@ -95,6 +95,55 @@ TEST(Tape, IsUsedUpByItsBackwardPass) {
   EXPECT_EQ(values((x * x).sum().backward()[x]), (Values{4})) << "leaves may be used again";
 }
 
+// A gradient of two parts, the smaller of which bf16 cannot add to the larger.
+TEST(Tape, AddsGradientsUpInAWiderDType) {
+  const Tensor narrow = Tensor::ones({3}, DType::bf16), part = Tensor::full({3}, 0x1p-9, DType::bf16);
+  const auto gradient = [&](const Tensor& x) {
+    Tape tape;
+    return (checkpoint([&](const Tensor& t) { return t + t * part; }, x).sum()).backward()[x];
+  };
+  const Tensor plain = gradient(narrow.requires_grad()), wide = gradient(narrow.requires_grad(DType::f32));
+  EXPECT_EQ(plain.dtype(), DType::bf16);
+  EXPECT_EQ(values(plain.to(DType::f32)), Values(3, 1));
+  EXPECT_EQ(wide.dtype(), DType::f32);
+  EXPECT_EQ(values(wide), Values(3, 1 + 0x1p-9f));
+}
+
+TEST(Tape, BindsAWiderGradient) {
+  const Tensor x = Tensor::ones({2}, DType::f16).requires_grad(DType::f32);
+  const Tensor sum = Tensor::full({2}, 0x1p-20);
+  GradientMap gradients;
+  EXPECT_NE(message([&] { gradients.bind(x, Tensor::zeros({2}, DType::f16)); }).find("expected [2] f32, got [2] f16"),
+            std::string::npos);
+  gradients.bind(x, sum);
+  gradients.add(x.slot(), Tensor::ones({2}, DType::f16));
+  gradients.add(x.slot(), Tensor::full({2}, 0x1p-21));
+  EXPECT_EQ(values(sum), Values(2, 1 + 0x1.8p-20f));
+  EXPECT_NE(message([&] { gradients.add(x.slot(), Tensor::ones({2}, DType::bf16)); }).find("got [2] bf16"),
+            std::string::npos);
+}
+
+TEST(Tape, WantsAGradientInNoNarrowerDType) {
+  EXPECT_NE(message([] { Tensor::ones({2}).requires_grad(DType::bf16); }).find("requires_grad"), std::string::npos);
+  EXPECT_NE(message([] { Tensor::ones({2}, DType::f16).requires_grad(DType::bf16); }).find("f32"), std::string::npos);
+  const Tensor x = Tensor::ones({2}).requires_grad();
+  GradientMap gradients;
+  EXPECT_NE(message([&] { gradients.add(x.slot(), Tensor::ones({2}, DType::bf16)); }).find("got [2] bf16"),
+            std::string::npos)
+      << "an op's mistake";
+}
+
+TEST(Accumulate, AddsNarrowToWideOnly) {
+  for (const DType narrow : {DType::f16, DType::bf16}) {
+    const Tensor sum = Tensor::full({2, 3}, 1), x = Tensor::full({2, 3}, 0x1p-12, narrow);
+    accumulate(sum, x);
+    EXPECT_EQ(values(sum), Values(6, 1 + 0x1p-12f));
+    EXPECT_NE(message([&] { accumulate(x, sum); }).find("accumulate"), std::string::npos);
+  }
+  EXPECT_NE(message([] { accumulate(Tensor::ones({1}, DType::bf16), Tensor::ones({1}, DType::f16)); }).find("bf16"),
+            std::string::npos);
+}
+
 TEST(Tape, FreesWhatItKept) {
   const size_t before = memory_use(Device::cpu()).current;
   {

@@ -50,6 +50,28 @@ TEST(ParameterPack, BackwardPassesAddToTheFlatGradient) {
   EXPECT_EQ(pack["b"].gradient.to_host<float>(), std::vector<float>(7, 0.0f));
 }
 
+TEST(ParameterPack, KeepsACopyToComputeIn) {
+  const Tensor start = Tensor::from<float>({1, 1 + 0x1p-8f, 1 + 0x1.8p-7f, 1 + 0x1.04p-8f, -3e-20f}, {5});
+  const ParameterPack pack({{"a", start}, {"b", Tensor::ones({2, 2})}}, DType::bf16);
+  const ParameterPack::Parameter& a = pack["a"];
+  EXPECT_EQ(a.value.dtype(), DType::bf16);
+  EXPECT_TRUE(a.value.wants_grad());
+  EXPECT_EQ(a.master.to_host<float>(), start.to_host<float>());
+  const std::vector<float> nearest = {1, 1, 1 + 0x1p-6f, 1 + 0x1p-7f,
+                                      start.to(DType::bf16).to(DType::f32).data<float>()[4]};
+  EXPECT_EQ(a.value.detach().to(DType::f32).to_host<float>(), nearest);
+  pack.values().fill(2);
+  EXPECT_EQ(pack["b"].value.detach().to(DType::f32).to_host<float>(), std::vector<float>(4, 1.0f));
+  pack.refresh();
+  EXPECT_EQ(pack["b"].value.detach().to(DType::f32).to_host<float>(), std::vector<float>(4, 2.0f));
+
+  GradientMap gradients;
+  pack.bind(gradients);
+  gradients.add(a.value.slot(), Tensor::ones({5}, DType::bf16));
+  gradients.add(a.value.slot(), Tensor::full({5}, 0x1p-20));
+  EXPECT_EQ(a.gradient.to_host<float>(), std::vector<float>(5, 1 + 0x1p-20f));
+}
+
 TEST(GradientNorm, IsTheL2Norm) {
   std::vector<float> values(100003);
   for (size_t i = 0; i < values.size(); ++i) values[i] = i % 2 ? 3.0f : -4.0f;
@@ -111,6 +133,50 @@ TEST(Optimizer, SkipsAndCountsStepsWithoutAFiniteGradient) {
   set_gradients(optimizer.pack(), 0);
   EXPECT_FALSE(optimizer.step(1e-2, 1).skipped);
   EXPECT_NE(optimizer.pack().values().to_host<float>(), before);
+}
+
+TEST(Optimizer, StepsTheSameWithoutReadingAnythingBack) {
+  AdamW plain(make_pack(), {}), on_device(make_pack(), {});
+  const Tensor rate = Tensor::zeros({});
+  for (uint32_t step = 0; step < 4; ++step) {
+    set_gradients(plain.pack(), step);
+    set_gradients(on_device.pack(), step);
+    if (step == 2) plain.pack().gradients().fill(NAN), on_device.pack().gradients().fill(NAN);
+    rate.fill(0x1p-7 / (step + 1));
+    const Optimizer::Step expected = plain.step(static_cast<double>(rate.item()), 1);
+    on_device.step_on_device(rate, 1);
+    EXPECT_EQ(on_device.last_norm().shape(), Shape{});
+    const float norm = on_device.last_norm().item();
+    EXPECT_TRUE(expected.skipped ? std::isnan(norm) : norm == static_cast<float>(expected.gradient_norm)) << norm;
+  }
+  EXPECT_EQ(on_device.steps(), 3);
+  EXPECT_EQ(on_device.skipped(), 1);
+  EXPECT_EQ(on_device.pack().values().to_host<float>(), plain.pack().values().to_host<float>());
+  EXPECT_THROW(on_device.step_on_device(Tensor::zeros({}, DType::f16)), Error);
+  EXPECT_THROW(on_device.step_on_device(Tensor::zeros({2})), Error);
+}
+
+// What is trained and saved does not depend on what the model computes in.
+TEST(Optimizer, MovesTheMastersAndRoundsThemForTheModel) {
+  const ParameterPack start = make_pack();
+  NamedTensors values;
+  for (const auto& parameter : start.parameters()) values.emplace_back(parameter.name, parameter.master);
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    AdamW wide(ParameterPack(values), {}), narrow(ParameterPack(values, dtype), {});
+    for (uint32_t step = 0; step < 3; ++step) {
+      for (AdamW* optimizer : {&wide, &narrow}) {
+        set_gradients(optimizer->pack(), step);
+        optimizer->step(1e-2, 1);
+      }
+    }
+    const Tensor masters = narrow.pack().values();
+    EXPECT_EQ(masters.to_host<float>(), wide.pack().values().to_host<float>());
+    EXPECT_EQ(narrow.pack().compute_copy().to(DType::f32).to_host<float>(),
+              masters.to(dtype).to(DType::f32).to_host<float>());
+    for (const auto& [name, tensor] : narrow.save()) {
+      EXPECT_TRUE(tensor.dtype() == DType::f32 || tensor.dtype() == DType::i64) << name;
+    }
+  }
 }
 
 TEST(Optimizer, GoesOnBitForBitFromASavedState) {
