@@ -60,6 +60,17 @@ double excess(const Tensor& got, const Tensor& expected) {
   return most;
 }
 
+// The root of the mean squared difference, as a part of the expected values'.
+double mean_error(const Tensor& got, const Tensor& expected) {
+  const auto a = in_f32(got).to_host<float>(), b = expected.to_host<float>();
+  double wrong = 0, squares = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    wrong += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    squares += double{b[i]} * b[i];
+  }
+  return std::sqrt(wrong / squares);
+}
+
 bool same_bits(const Tensor& a, const Tensor& b) {
   const Tensor x = a.to(Device::cpu()), y = b.to(Device::cpu());
   return x.bytes() == y.bytes() && std::equal(x.raw(), x.raw() + x.bytes(), y.raw());
@@ -199,6 +210,7 @@ TEST_F(CudaGemm, RepeatsToTheBitInGraphsToo) {
 TEST_F(CudaGemm, MayBeFirstMetWhileCapturing) {
   const Device gpu = Device::cuda();
   const Tensor a = on_gpu(random({48, 72}, DType::bf16)), b = on_gpu(random({72, 24}, DType::bf16));
+  gemm(b, a, on_gpu(Tensor::zeros({72, 72}, DType::bf16)));  // another one, which opens the library
   const Tensor captured = Tensor::zeros({48, 24}, DType::bf16, gpu), after = Tensor::empty({48, 24}, DType::bf16, gpu);
   const CapturedGraph graph(gpu, [&] { gemm(a, b, captured); });
   graph();
@@ -223,8 +235,8 @@ TEST_F(CudaGemm, GivesAdaptersGradientsInF32) {
   const auto got = gradients(Device::cuda(), DType::bf16), expected = gradients(Device::cpu(), DType::f32);
   for (size_t i = 0; i < got.size(); ++i) {
     EXPECT_EQ(got[i].dtype(), DType::f32);
-    // The rank-wide products t and dt, which the sums are made from, are stored in bf16.
-    EXPECT_LE(excess(cast(got[i], DType::bf16), expected[i]), 2);
+    EXPECT_LT(mean_error(got[i], expected[i]), 0x1p-8);  // t and dt, which they are made from, are stored in bf16
+    EXPECT_FALSE(same_bits(got[i], in_f32(cast(got[i], DType::bf16))));
   }
 }
 
@@ -260,7 +272,7 @@ TEST_F(CudaAttention, AgreesWithTheCpuInBlocks) {
   struct Sizes {
     int64_t queries, keys, heads, width;
   };
-  for (const Sizes& sizes : {Sizes{6200, 6200, 1, 12}, Sizes{3000, 4100, 5, 20}, Sizes{33, 57, 3, 520}}) {
+  for (const Sizes& sizes : {Sizes{8300, 8300, 1, 12}, Sizes{3000, 4100, 5, 20}, Sizes{33, 57, 3, 520}}) {
     for (const bool causal : {false, true}) {
       SCOPED_TRACE(text(sizes.queries, " x ", sizes.keys, causal ? ", causal" : ""));
       const Shape of_queries = {2, sizes.queries, sizes.heads, sizes.width}, of_keys = of_queries.with(1, sizes.keys);
@@ -297,13 +309,7 @@ TEST_F(CudaAttention, RoundsWideHeadsToStorage) {
   cuda::attention(on_gpu(q), on_gpu(k), on_gpu(v), false, out, log_sum);
   cpu::attention(in_f32(q), in_f32(k), in_f32(v), false, expected, expected_sum);
   EXPECT_LE(excess(log_sum, expected_sum), 1);
-  double squares = 0, wrong = 0;
-  const auto a = in_f32(out).to_host<float>(), b = expected.to_host<float>();
-  for (size_t i = 0; i < a.size(); ++i) {
-    squares += double{b[i]} * b[i];
-    wrong += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-  }
-  EXPECT_LT(std::sqrt(wrong / squares), 0x1p-8);  // probabilities and results are rounded, each to within 2^-9
+  EXPECT_LT(mean_error(out, expected), 0x1p-8);  // probabilities and results are rounded, each to within 2^-9
 }
 
 }  // namespace
