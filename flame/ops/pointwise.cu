@@ -400,6 +400,7 @@ void accumulate(const Tensor& into, const Tensor& x) {
   const char* op = "accumulate";
   require(into.defined() && x.defined() && into.device() == x.device(), op, "expected tensors of one device");
   require(into.shape() == x.shape(), op, "expected shape ", into.shape(), ", got ", x.shape());
+  require(is_floating(x.dtype()), op, "expected a floating dtype, got ", x.dtype());
   visit(x.dtype(), [&]<class T>() {
     if (into.dtype() == x.dtype()) return zip(Sum{}, into, x, into);
     require(into.dtype() == DType::f32, op, "expected ", into.dtype(), ", got ", x.dtype());

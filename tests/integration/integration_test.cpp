@@ -35,6 +35,7 @@ void figure(const Parts&... parts) {
 
 TrainConfig blueprint_config(const fs::path& output) {
   TrainConfig config;
+  config.device = "cpu";
   config.pretrained_model_name_or_path = model;
   config.train_data_dir = pictures;
   config.resolution = {128, 128};

@@ -21,6 +21,7 @@ struct Input {
   bool trainable = true;
   DType dtype = DType::f32;
   bool optional = false;
+  bool any_floating = false;  // of any floating dtype, whatever the others are
 };
 
 inline Input uniform(const Shape& shape, double low = -2, double high = 2) {

@@ -109,6 +109,11 @@ std::vector<Line> arithmetic_lines() {
 }
 
 std::vector<Line> function_lines() {
+  const auto sum_in_place = [](In x) {
+    const Tensor sum = x[0].defined() ? x[0].clone() : Tensor();
+    accumulate(sum, x[1]);
+    return sum;
+  };
   const Input x = uniform({5, 6}, -3, 3), positive = uniform({5, 6}, 0.25, 4);
   return {
       unary(
@@ -155,15 +160,20 @@ std::vector<Line> function_lines() {
        .bad = {[](In x) { return where(x[1], x[1], x[2]); }}},
       {.name = "accumulate",
        .covers = "accumulate(Tensor,Tensor)",
-       .inputs = {uniform({3, 4}), uniform({3, 4})},
-       .f =
-           [](In x) {
-             const Tensor sum = x[0].defined() ? x[0].clone() : Tensor();
-             accumulate(sum, x[1]);
-             return sum;
-           },
+       .inputs = {uniform({3, 4}), {.shape = {3, 4}, .any_floating = true}},
+       .f = sum_in_place,
        .tolerance = exact,
        .plain = [](In x) { return x[0].detach() + x[1].detach(); },
+       .large = {{257, 513}, {257, 513}},
+       .misfits = {{{3, 4}, {4}}},
+       .differentiable = false},
+      {.name = "accumulate.narrow",
+       .covers = "accumulate(Tensor,Tensor)",
+       .inputs = {fixed({3, 4}, 0.5, 2),
+                  {.shape = {3, 4}, .trainable = false, .dtype = DType::bf16, .any_floating = true}},
+       .f = sum_in_place,
+       .tolerance = exact,
+       .plain = [](In x) { return x[0] + x[1].to(DType::f32); },
        .large = {{257, 513}, {257, 513}},
        .misfits = {{{3, 4}, {4}}},
        .differentiable = false},

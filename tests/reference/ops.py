@@ -51,8 +51,9 @@ def flags(*shape):
     return Fixed(lambda random: torch.from_numpy(random.integers(0, 2, shape).astype(bool)))
 
 
-def fixed(*shape, low=0.5, high=2.0):
-    return Fixed(uniform(*shape, low=low, high=high))
+def fixed(*shape, low=0.5, high=2.0, dtype=torch.float32):
+    draw = uniform(*shape, low=low, high=high)
+    return Fixed(lambda random: draw(random).to(dtype))
 
 
 def line(name, formula, *inputs):
@@ -132,6 +133,7 @@ line("equal", lambda a, b: a == b, lattice(5, 6), lattice(6))
 line("not_equal", lambda a, b: a != b, lattice(5, 6), lattice(6))
 line("where", torch.where, flags(2, 3, 1), uniform(2, 3, 4), uniform(4))
 line("accumulate", lambda a, b: a + b, uniform(3, 4), uniform(3, 4))
+line("accumulate.narrow", lambda a, b: a + b, fixed(3, 4), fixed(3, 4, dtype=torch.bfloat16))
 
 # --- sums ---
 line("sum", torch.sum, uniform(3, 4, 5))

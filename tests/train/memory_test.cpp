@@ -14,6 +14,7 @@ using flame::testing::TemporaryFolder;
 
 TrainConfig tiny_run(const std::filesystem::path& output) {
   TrainConfig config;
+  config.device = "cpu";
   config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
   config.train_data_dir = "examples/blueprint";
   config.resolution = {128, 128};

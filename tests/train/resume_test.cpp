@@ -19,6 +19,7 @@ using flame::testing::TemporaryFolder;
 
 TrainConfig short_run(const fs::path& output, int64_t steps) {
   TrainConfig config;
+  config.device = "cpu";
   config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
   config.train_data_dir = "examples/blueprint";
   config.resolution = {128, 128};
