@@ -14,7 +14,10 @@ cudnn::Heads heads_of(const Tensor& x) {
   return {x.raw(), x.dim(1) * x.dim(2) * x.dim(3), x.dim(2) * x.dim(3), x.dim(3)};
 }
 
-bool aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0; }
+bool aligned(std::initializer_list<Tensor> operands) {
+  return std::all_of(operands.begin(), operands.end(),
+                     [](const Tensor& x) { return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0; });
+}
 
 // How many samples of a gradient are done together: where results must repeat, cuDNN writes all scores down.
 int64_t samples_together(const cudnn::Attention& shape) {
@@ -29,11 +32,12 @@ int64_t samples_together(const cudnn::Attention& shape) {
 bool cudnn_attention_fits(const Tensor& q, const Tensor& k) {
   const int64_t width = q.dim(3), fewest = 16;
   return q.dtype() != DType::f32 && width % 8 == 0 && width >= 32 && width <= 128 && q.dim(1) >= fewest &&
-         k.dim(1) >= fewest && q.numel() > 0 && aligned(q) && aligned(k);
+         k.dim(1) >= fewest && q.numel() > 0;
 }
 
 bool cudnn_attention(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, const Tensor& out,
                      const Tensor& log_sum) {
+  if (!aligned({q, k, v, out})) return false;
   return cudnn::attention(q.device(), shape_of(q, k, causal), heads_of(q), heads_of(k), heads_of(v), heads_of(out),
                           log_sum.raw())
       .empty();
@@ -47,6 +51,7 @@ bool cudnn_attention_gradient(const Tensor& q, const Tensor& k, const Tensor& v,
     return wanted.defined() ? wanted : Tensor::empty(like.shape(), like.dtype(), like.device());
   };
   const Tensor to_q = or_scratch(dq, q), to_k = or_scratch(dk, k), to_v = or_scratch(dv, v);
+  if (!aligned({q, k, v, out, dy, to_q, to_k, to_v})) return false;
   cudnn::Attention shape = shape_of(q, k, causal);
   const int64_t batch = shape.batch, together = samples_together(shape);
   for (int64_t first = 0; first < batch; first += together) {

@@ -205,7 +205,7 @@ std::unique_ptr<Plan> make(Library& library, const Problem& problem, Device devi
   return plan;
 }
 
-const std::string& run(Device device, Problem problem) {
+const std::string& run(Device device, Problem& problem) {
   stream(device);  // makes the device current
   Library& library = cudnn::library(device);
   const std::lock_guard lock(library.mutex);
@@ -287,7 +287,7 @@ const std::string& convolution(Device device, Pass pass, const Convolution& conv
   problem.key = {kind, static_cast<int64_t>(dtype), deterministic(), conv.stride, conv.padding};
   problem.key.insert(problem.key.end(), conv.x.begin(), conv.x.end());
   problem.key.insert(problem.key.end(), conv.weight.begin(), conv.weight.end());
-  problem.describe = [=](Graph& graph) {
+  problem.describe = [&](Graph& graph) {
     set_types(graph, dtype);
     describe(graph, kind, conv);
   };
@@ -296,7 +296,7 @@ const std::string& convolution(Device device, Pass pass, const Convolution& conv
   if (kind == forward) problem.addresses = {x, weight, y};
   if (kind == forward_with_bias) problem.addresses = {x, weight, y, bias};
   problem.most_workspace = most_workspace;
-  return run(device, std::move(problem));
+  return run(device, problem);
 }
 
 // --- attention ---
@@ -305,7 +305,41 @@ namespace {
 
 Extents strides_of(const Heads& x) { return {x.sample, x.head, x.token, 1}; }
 
-Problem problem_of(Kind kind, const Attention& shape, std::initializer_list<Heads> operands) {
+float scale_of(const Attention& shape) { return 1 / std::sqrt(static_cast<float>(shape.width)); }
+
+// Operands are named 1, 2, ... in the order of the arguments, log_sum last.
+void describe(Graph& graph, const Attention& shape, const Heads& q, const Heads& k, const Heads& v, const Heads& out) {
+  const auto [dtype, batch, heads, queries, keys, width, causal] = shape;
+  const Extents tall = {batch, heads, queries, width}, wide = {batch, heads, keys, width};
+  set_types(graph, dtype);
+  const auto [result, sums] = graph.sdpa(
+      input(graph, 1, tall, strides_of(q)), input(graph, 2, wide, strides_of(k)), input(graph, 3, wide, strides_of(v)),
+      fe::graph::SDPA_attributes().set_generate_stats(true).set_attn_scale(scale_of(shape)).set_causal_mask(causal));
+  output(result, 4, tall, strides_of(out));
+  output(sums, 5, {batch, heads, queries, 1}, {heads * queries, queries, 1, 1});
+  sums->set_data_type(fe::DataType_t::FLOAT);
+}
+
+void describe(Graph& graph, const Attention& shape, bool repeatable, const Heads& q, const Heads& k, const Heads& v,
+              const Heads& out, const Heads& dy, const Heads& dq, const Heads& dk, const Heads& dv) {
+  const auto [dtype, batch, heads, queries, keys, width, causal] = shape;
+  const Extents tall = {batch, heads, queries, width}, wide = {batch, heads, keys, width};
+  set_types(graph, dtype);
+  const Operand sums = input(graph, 9, {batch, heads, queries, 1}, {heads * queries, queries, 1, 1});
+  sums->set_data_type(fe::DataType_t::FLOAT);
+  const auto [to_q, to_k, to_v] = graph.sdpa_backward(
+      input(graph, 1, tall, strides_of(q)), input(graph, 2, wide, strides_of(k)), input(graph, 3, wide, strides_of(v)),
+      input(graph, 4, tall, strides_of(out)), input(graph, 5, tall, strides_of(dy)), sums,
+      fe::graph::SDPA_backward_attributes()
+          .set_attn_scale(scale_of(shape))
+          .set_causal_mask(causal)
+          .set_deterministic_algorithm(repeatable));
+  output(to_q, 6, tall, strides_of(dq));
+  output(to_k, 7, wide, strides_of(dk));
+  output(to_v, 8, wide, strides_of(dv));
+}
+
+Problem problem_of(Kind kind, const Attention& shape, std::initializer_list<Heads> operands, void* log_sum) {
   Problem problem;
   problem.key = {kind,
                  static_cast<int64_t>(shape.dtype),
@@ -320,57 +354,26 @@ Problem problem_of(Kind kind, const Attention& shape, std::initializer_list<Head
     problem.key.insert(problem.key.end(), {operand.sample, operand.token, operand.head});
     problem.addresses.push_back(operand.data);
   }
+  problem.addresses.push_back(log_sum);
   problem.most_workspace = INT64_MAX;
   return problem;
 }
-
-float scale_of(const Attention& shape) { return 1 / std::sqrt(static_cast<float>(shape.width)); }
 
 }  // namespace
 
 const std::string& attention(Device device, const Attention& shape, const Heads& q, const Heads& k, const Heads& v,
                              const Heads& out, void* log_sum) {
-  Problem problem = problem_of(attend, shape, {q, k, v, out});
-  problem.addresses.push_back(log_sum);
-  problem.describe = [=](Graph& graph) {
-    const auto [dtype, batch, heads, queries, keys, width, causal] = shape;
-    const Extents tall = {batch, heads, queries, width}, wide = {batch, heads, keys, width};
-    set_types(graph, dtype);
-    const auto [result, sums] = graph.sdpa(
-        input(graph, 1, tall, strides_of(q)), input(graph, 2, wide, strides_of(k)),
-        input(graph, 3, wide, strides_of(v)),
-        fe::graph::SDPA_attributes().set_generate_stats(true).set_attn_scale(scale_of(shape)).set_causal_mask(causal));
-    output(result, 4, tall, strides_of(out));
-    output(sums, 5, {batch, heads, queries, 1}, {heads * queries, queries, 1, 1});
-    sums->set_data_type(fe::DataType_t::FLOAT);
-  };
-  return run(device, std::move(problem));
+  Problem problem = problem_of(attend, shape, {q, k, v, out}, log_sum);
+  problem.describe = [&](Graph& graph) { describe(graph, shape, q, k, v, out); };
+  return run(device, problem);
 }
 
 const std::string& attention_gradient(Device device, const Attention& shape, const Heads& q, const Heads& k,
                                       const Heads& v, const Heads& out, const Heads& dy, void* log_sum, const Heads& dq,
                                       const Heads& dk, const Heads& dv) {
-  Problem problem = problem_of(attend_back, shape, {q, k, v, out, dy, dq, dk, dv});
-  problem.addresses.push_back(log_sum);
-  problem.describe = [=](Graph& graph) {
-    const auto [dtype, batch, heads, queries, keys, width, causal] = shape;
-    const Extents tall = {batch, heads, queries, width}, wide = {batch, heads, keys, width};
-    set_types(graph, dtype);
-    const Operand sums = input(graph, 9, {batch, heads, queries, 1}, {heads * queries, queries, 1, 1});
-    sums->set_data_type(fe::DataType_t::FLOAT);
-    const auto [to_q, to_k, to_v] =
-        graph.sdpa_backward(input(graph, 1, tall, strides_of(q)), input(graph, 2, wide, strides_of(k)),
-                            input(graph, 3, wide, strides_of(v)), input(graph, 4, tall, strides_of(out)),
-                            input(graph, 5, tall, strides_of(dy)), sums,
-                            fe::graph::SDPA_backward_attributes()
-                                .set_attn_scale(scale_of(shape))
-                                .set_causal_mask(causal)
-                                .set_deterministic_algorithm(deterministic()));
-    output(to_q, 6, tall, strides_of(dq));
-    output(to_k, 7, wide, strides_of(dk));
-    output(to_v, 8, wide, strides_of(dv));
-  };
-  return run(device, std::move(problem));
+  Problem problem = problem_of(attend_back, shape, {q, k, v, out, dy, dq, dk, dv}, log_sum);
+  problem.describe = [&](Graph& graph) { describe(graph, shape, deterministic(), q, k, v, out, dy, dq, dk, dv); };
+  return run(device, problem);
 }
 
 }  // namespace flame::cuda::cudnn
