@@ -88,7 +88,7 @@ struct Kept {
 
 class FusedBlock {
  public:
-  FusedBlock(const TransformerBlock& block, int64_t text_column, DType dtype, MemoryPolicy policy)
+  FusedBlock(const TransformerBlock& block, int64_t text_column, DType dtype)
       : qkv_({block.self().q(), block.self().k(), block.self().v()}, dtype, block.norm1().weight(),
              block.norm1().bias()),
         out1_({block.self().out()}, dtype),
@@ -97,8 +97,7 @@ class FusedBlock {
         ff_in_({block.feed_forward().in()}, dtype, block.norm3().weight(), block.norm3().bias()),
         ff_out_({block.feed_forward().out()}, dtype),
         width_(qkv_.in()),
-        text_column_(text_column),
-        policy_(policy) {}
+        text_column_(text_column) {}
 
   // `out` = block(h), and what the gradient needs.
   Kept forward(const Tensor& h, const Batch& batch, const Matrix& out, bool recorded) const {
@@ -159,7 +158,7 @@ class FusedBlock {
   }
 
   std::array<const ExtendedLinear*, 6> linears() const { return {&qkv_, &out1_, &q2_, &out2_, &ff_in_, &ff_out_}; }
-  int64_t extra_of_result() const { return ff_out_.extra(); }
+  void set_policy(MemoryPolicy policy) { policy_ = policy; }
 
  private:
   static Matrix matrix(const Tensor& x) { return cuda::matrix(x); }
@@ -311,15 +310,15 @@ class FusedBlock {
 
   ExtendedLinear qkv_, out1_, q2_, out2_, ff_in_, ff_out_;
   int64_t width_, text_column_;
-  MemoryPolicy policy_;
+  MemoryPolicy policy_ = MemoryPolicy::lean;
 };
 
 class FusedTransformer {
  public:
-  FusedTransformer(const SpatialTransformer& transformer, int64_t text_column, DType dtype, MemoryPolicy policy)
+  FusedTransformer(const SpatialTransformer& transformer, int64_t text_column, DType dtype)
       : proj_in_({transformer.proj_in()}, dtype), proj_out_({transformer.proj_out()}, dtype) {
     for (const TransformerBlock& block : transformer.blocks()) {
-      blocks_.emplace_back(block, text_column, dtype, policy);
+      blocks_.emplace_back(block, text_column, dtype);
       text_column += 2 * proj_in_.in();
     }
   }
@@ -359,6 +358,10 @@ class FusedTransformer {
                            if (dnormed_to) gradients.add(dnormed_to, dnormed.view(shape));
                            gradients.add(dx_to, dy);
                          });
+  }
+
+  void set_policy(MemoryPolicy policy) {
+    for (FusedBlock& block : blocks_) block.set_policy(policy);
   }
 
   std::vector<const ExtendedLinear*> linears() const {
@@ -426,13 +429,13 @@ std::vector<Linear> text_layers(const std::vector<std::shared_ptr<SpatialTransfo
 
 class All : public FusedTransformers {
  public:
-  All(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers, MemoryPolicy policy)
+  explicit All(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers)
       : device_(transformers.front()->proj_in().weight().device()),
         dtype_(transformers.front()->proj_in().weight().dtype()),
         text_(text_layers(transformers)) {
     int64_t column = 0;
     for (const auto& transformer : transformers) {
-      fused_.emplace_back(*transformer, column, dtype_, policy);
+      fused_.emplace_back(*transformer, column, dtype_);
       column += 2 * transformer->proj_in().in() * std::ssize(transformer->blocks());
     }
     make_places();
@@ -441,6 +444,9 @@ class All : public FusedTransformers {
   Tensor text(const Tensor& context) const override { return text_(context); }
   Tensor run(size_t index, const Tensor& normed, const Tensor& x, const Tensor& text) const override {
     return fused_[index](normed, x, text);
+  }
+  void set_policy(MemoryPolicy policy) override {
+    for (FusedTransformer& transformer : fused_) transformer.set_policy(policy);
   }
   void refresh() const override {
     if (count_)
@@ -475,9 +481,8 @@ class All : public FusedTransformers {
 
 }  // namespace
 
-std::unique_ptr<FusedTransformers> fuse(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers,
-                                        MemoryPolicy policy) {
-  return std::make_unique<All>(transformers, policy);
+std::unique_ptr<FusedTransformers> fuse(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers) {
+  return std::make_unique<All>(transformers);
 }
 
 }  // namespace eri

@@ -33,11 +33,11 @@ class FusedTransformers {
   virtual Tensor run(size_t index, const Tensor& normed, const Tensor& x, const Tensor& text) const = 0;
   // Takes the adapters' values over: after each change of them.
   virtual void refresh() const = 0;
+  virtual void set_policy(MemoryPolicy policy) = 0;  // of the steps to come
 };
 
 // Needs a build with CUDA, weights on a GPU in f16 or bf16, and adapters (or none) in f32 of one rank in the layers
 // that read the text. Throws saying what is not so.
-std::unique_ptr<FusedTransformers> fuse(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers,
-                                        MemoryPolicy policy);
+std::unique_ptr<FusedTransformers> fuse(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers);
 
 }  // namespace eri

@@ -62,9 +62,14 @@ bool UNet::can_fuse() const {
   return cuda_build && weight.device().is_cuda() && dtype_ != DType::f32 && head_width_ == 64 && !transformers_.empty();
 }
 
-void UNet::fuse(MemoryPolicy policy) {
+void UNet::fuse() {
   require(can_fuse(), "UNet::fuse", "expected a build with CUDA, weights in f16 or bf16 on a GPU and heads of 64");
-  if constexpr (cuda_build) fusion_->transformers = eri::fuse(transformers_, policy);
+  if constexpr (cuda_build) fusion_->transformers = eri::fuse(transformers_);
+}
+
+void UNet::set_memory_policy(MemoryPolicy policy) {
+  require(is_fused(), "UNet::set_memory_policy", "expected fused transformers");
+  fusion_->transformers->set_policy(policy);
 }
 
 void UNet::refresh() const {

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+// The time that kernels, copies and fills take on a GPU, seen by CUPTI, which is opened when it is needed.
+namespace bench {
+
+struct KernelTime {
+  std::string name;  // demangled, without template arguments that say nothing
+  int64_t calls = 0;
+  double microseconds = 0;
+};
+
+struct KernelTimes {
+  std::vector<KernelTime> kernels;  // the longest in sum first
+  double busy_microseconds = 0;     // in which at least one was running
+  double span_microseconds = 0;     // from the first's begin to the last's end
+};
+
+// What `work`, which must end with the device idle, runs. Throws flame::Error where there is no CUPTI.
+KernelTimes kernel_times(const std::function<void()>& work);
+
+}  // namespace bench

@@ -1,0 +1,141 @@
+#include "eri/train/train_step.h"
+
+#include <cmath>
+#include <limits>
+
+#include "flame/autograd/tape.h"
+#include "flame/ops/pointwise.h"
+
+namespace eri {
+namespace {
+
+using flame::DType;
+using flame::Tensor;
+
+constexpr int plain_runs = 2;       // before a step is captured: they choose plans and warm libraries up
+constexpr size_t most_reports = 8;  // how far the CPU may run ahead
+
+std::vector<int64_t> key_of(const CachedDataset::Batch& batch) {
+  std::vector<int64_t> key;
+  for (const Tensor* part : {&batch.latents, &batch.condition.context})
+    key.insert(key.end(), part->shape().begin(), part->shape().end());
+  return key;
+}
+
+}  // namespace
+
+TrainStep::TrainStep(Loss loss, flame::Optimizer& optimizer, flame::Generator& generator, const Options& options,
+                     std::function<void()> after_update)
+    : loss_(std::move(loss)),
+      optimizer_(optimizer),
+      generator_(generator),
+      options_(options),
+      after_update_(std::move(after_update)),
+      device_(optimizer.pack().values().device()) {
+  flame::PurposeScope purpose(flame::Purpose::data);
+  counters_ = Tensor::zeros({2}, DType::i32, device_);
+  learning_rate_ = Tensor::zeros({}, DType::f32, device_);
+  loss_sum_ = Tensor::zeros({}, DType::f32, device_);
+  report_ = Tensor::zeros({2}, DType::f32, device_);
+  if (device_.is_cuda()) generator_.follow(counters_.buffer());
+  optimizer_.zero_grad();
+}
+
+void TrainStep::queue(int64_t step, double learning_rate, const std::vector<CachedDataset::Batch>& batches) {
+  flame::require(std::ssize(batches) == options_.batches, "TrainStep", "expected ", options_.batches, " batches, got ",
+                 batches.size());
+  if (reports_.size() == most_reports) take_oldest();
+  int64_t first_sample = 0;
+  for (const CachedDataset::Batch& given : batches) {
+    Batch& batch = batch_like(given);
+    batch.latents.copy_from(given.latents);
+    batch.condition.context.copy_from(given.condition.context);
+    batch.condition.pooled.copy_from(given.condition.pooled);
+    batch.condition.time_ids.copy_from(given.condition.time_ids);
+    counters_.copy_from(Tensor::from({static_cast<int32_t>(step), static_cast<int32_t>(first_sample)}, {2}));
+    generator_.set_step(static_cast<uint32_t>(step));
+    // A GPU reads from counters_ which samples these are.
+    run(batch.runs, batch.graph, [&] { accumulate_gradients(batch, device_.is_cpu() ? first_sample : 0); });
+    first_sample += given.latents.dim(0);
+  }
+  learning_rate_.copy_from(Tensor::from({static_cast<float>(learning_rate)}, {}));
+  run(update_runs_, update_graph_, [&] { update(); });
+
+  if (spare_.empty()) spare_.push_back({{}, flame::PinnedBytes(device_, report_.bytes()), flame::Event(device_)});
+  Report report = std::move(spare_.back());
+  spare_.pop_back();
+  report.result = {step, 0, 0, learning_rate, false};
+  report.values.fetch(report_.raw(), 0, report_.bytes());
+  report.arrived.record();
+  reports_.push_back(std::move(report));
+}
+
+TrainStep::Batch& TrainStep::batch_like(const CachedDataset::Batch& given) {
+  Batch& batch = batches_[key_of(given)];
+  if (batch.latents.defined()) return batch;
+  flame::PurposeScope purpose(flame::Purpose::data);
+  const auto room_for = [&](const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), device_); };
+  batch.latents = room_for(given.latents);
+  batch.condition = {room_for(given.condition.context), room_for(given.condition.pooled),
+                     room_for(given.condition.time_ids)};
+  return batch;
+}
+
+// Runs `work` plainly at first, then captures it, then only launches it.
+void TrainStep::run(int& runs, std::optional<flame::CapturedGraph>& graph, const std::function<void()>& work) {
+  if (graph) return (*graph)();
+  const flame::ArenaScope arena(device_);
+  if (device_.is_cuda() && options_.graphs && ++runs > plain_runs) {
+    graph.emplace(device_, work);
+    return (*graph)();
+  }
+  work();
+}
+
+void TrainStep::accumulate_gradients(const Batch& batch, int64_t first_sample) {
+  const Tensor& latents = batch.latents;
+  const Tensor noise = Tensor::randn(latents.shape(), generator_, device_, first_sample);
+  const Tensor timesteps = Tensor::randint(0, options_.timesteps, {latents.dim(0)}, generator_, device_, first_sample);
+  flame::GradientMap gradients;
+  optimizer_.pack().bind(gradients);
+  flame::Tape tape;
+  const Tensor loss = loss_(latents, noise, timesteps, batch.condition);
+  const float share = 1 / static_cast<float>(options_.batches);
+  tape.backward(loss, Tensor::full({}, share, DType::f32, device_), gradients);
+  flame::accumulate(loss_sum_, loss.detach() * share);
+}
+
+void TrainStep::update() {
+  optimizer_.step_on_device(
+      learning_rate_, options_.max_grad_norm > 0 ? options_.max_grad_norm : std::numeric_limits<double>::infinity());
+  report_.rows(0, 1).copy_from(loss_sum_.view({1}));
+  report_.rows(1, 1).copy_from(optimizer_.last_norm().view({1}));
+  loss_sum_.fill(0);
+  optimizer_.zero_grad();
+  if (after_update_) after_update_();
+}
+
+void TrainStep::take_oldest() {
+  Report& report = reports_.front();
+  report.arrived.wait();
+  const auto* const values = reinterpret_cast<const float*>(report.values.data());
+  report.result.loss = values[0];
+  report.result.grad_norm = values[1];
+  report.result.skipped = !std::isfinite(values[1]);
+  done_.push_back(report.result);
+  spare_.push_back(std::move(report));
+  reports_.pop_front();
+}
+
+std::vector<StepResult> TrainStep::results(bool all) {
+  while (!reports_.empty() && (all || reports_.front().arrived.over())) take_oldest();
+  return std::exchange(done_, {});
+}
+
+size_t TrainStep::graph_nodes() const {
+  size_t nodes = update_graph_ ? update_graph_->nodes() : 0;
+  for (const auto& [key, batch] : batches_) nodes += batch.graph ? batch.graph->nodes() : 0;
+  return nodes;
+}
+
+}  // namespace eri

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "eri/train/cached_dataset.h"
+#include "eri/train/train_log.h"
+#include "flame/device/graph.h"
+#include "flame/optim/optimizer.h"
+
+namespace eri {
+
+// One optimiser step: noise, prediction, loss, gradients, update. On a GPU it is captured, one graph for each shape of
+// batch and one for the update, once it has run plainly; the CPU then only hands over the next pictures and reads
+// losses that arrive some steps later.
+class TrainStep {
+ public:
+  // Mean loss of a batch, f32 []. It may read only what is on the device.
+  using Loss = std::function<flame::Tensor(const flame::Tensor& latents, const flame::Tensor& noise,
+                                           const flame::Tensor& timesteps, const Conditioning& condition)>;
+  struct Options {
+    int64_t timesteps = 1000;  // drawn from [0, timesteps)
+    int64_t batches = 1;       // whose gradients make one step
+    double max_grad_norm = 0;  // 0: no limit
+    bool graphs = true;        // capture, where there is a GPU
+  };
+
+  // `after_update` is called, and captured, after each update of the parameters.
+  TrainStep(Loss loss, flame::Optimizer& optimizer, flame::Generator& generator, const Options& options,
+            std::function<void()> after_update = {});
+  TrainStep(const TrainStep&) = delete;
+  TrainStep& operator=(const TrainStep&) = delete;
+
+  // Begins step number `step` with options.batches batches. Waits only for a step that lies far behind.
+  void queue(int64_t step, double learning_rate, const std::vector<CachedDataset::Batch>& batches);
+  // What has arrived of steps queued and not yet returned, in their order; `all`: waits for every one.
+  std::vector<StepResult> results(bool all);
+
+  size_t graph_nodes() const;  // of the graphs captured so far
+
+ private:
+  // What one shape of batch has of its own: where its pictures go, and the graph that reads them from there.
+  struct Batch {
+    flame::Tensor latents;
+    Conditioning condition;
+    int runs = 0;
+    std::optional<flame::CapturedGraph> graph;
+  };
+  struct Report {
+    StepResult result;
+    flame::PinnedBytes values;
+    flame::Event arrived;
+  };
+
+  Batch& batch_like(const CachedDataset::Batch& given);
+  void accumulate_gradients(const Batch& batch, int64_t first_sample);
+  void update();
+  void run(int& runs, std::optional<flame::CapturedGraph>& graph, const std::function<void()>& work);
+  void take_oldest();  // waits for it
+
+  Loss loss_;
+  flame::Optimizer& optimizer_;
+  flame::Generator& generator_;
+  Options options_;
+  std::function<void()> after_update_;
+  flame::Device device_;
+  flame::Tensor counters_;       // i32 [2]: step, first sample of the batch
+  flame::Tensor learning_rate_;  // f32 []
+  flame::Tensor loss_sum_;       // f32 []
+  flame::Tensor report_;         // f32 [2]: loss, norm
+  std::map<std::vector<int64_t>, Batch> batches_;
+  int update_runs_ = 0;
+  std::optional<flame::CapturedGraph> update_graph_;
+  std::deque<Report> reports_;  // under way
+  std::vector<Report> spare_;
+  std::vector<StepResult> done_;
+};
+
+}  // namespace eri
