@@ -106,14 +106,15 @@ LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start) {
     values.emplace_back(target.name + kLoraUp, module.up);
     modules[target.name] = module;
   }
-  pack_ = flame::ParameterPack(values);
+  pack_ = flame::ParameterPack(values, targets.empty() ? flame::DType::f32 : targets.front().weight().dtype());
   for (const LoraTarget& target : targets) {
     const auto found = modules.find(target.name);
     if (found == modules.end()) continue;
     LoRA::Module& module = found->second;
-    module.down = pack_[target.name + kLoraDown].value;
-    module.up = pack_[target.name + kLoraUp].value;
-    target.adapter() = flame::Adapter{module.down, module.up, module.scale()};
+    const auto &down = pack_[target.name + kLoraDown], &up = pack_[target.name + kLoraUp];
+    module.down = down.master;
+    module.up = up.master;
+    target.adapter() = flame::Adapter{down.value, up.value, module.scale()};
   }
   lora_ = LoRA(std::move(modules));
 }

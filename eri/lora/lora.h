@@ -67,7 +67,8 @@ struct LoraOptions {
 // zero, so that nothing changes at first.
 LoRA new_lora(const LoraTargets& targets, const LoraOptions& options);
 
-// A LoRA that trains: its factors are the parameters of one pack, and adapters of the layers.
+// A LoRA that trains: its factors are the parameters of one pack, and adapters of the layers, in whose dtype it
+// computes.
 class LoraNetwork {
  public:
   LoraNetwork() = default;

@@ -1,12 +1,14 @@
 #include "eri/train/trainer.h"
 
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <set>
 
 #include "eri/lora/metadata.h"
 #include "eri/train/training_metadata.h"
 #include "flame/core/error.h"
+#include "flame/ops/pointwise.h"
 
 namespace eri {
 namespace {
@@ -54,6 +56,12 @@ std::string memory_by_purpose(flame::Device device) {
   return line;
 }
 
+// A power of two times which the gradient of a prediction is about as large as its error: unscaled, a picture's share
+// of it would be below what f16 can hold.
+double loss_scale(const flame::Shape& latents) {
+  return std::exp2(std::floor(std::log2(static_cast<double>(latents.numel()) / 2)));
+}
+
 std::string step_name(int64_t step) {
   char name[32];
   std::snprintf(name, sizeof name, "-step%08lld", static_cast<long long>(step));
@@ -88,6 +96,10 @@ Trainer::Trainer(const TrainConfig& config)
       notices_.push_back(text(sample.name, ": the last ", cut, " tokens of its caption do not fit into 75, not used"));
   }
   cache_ = std::make_unique<CachedDataset>(dataset_, *family_, generator_.seed());
+  if (config_.mixed_precision == "fp16") {
+    const auto& [width, height] = config_.resolution;
+    loss_scale_ = loss_scale(family_->latent_shape(config_.train_batch_size, height, width));
+  }
   family_->release_encoders();
   flame::release_cache(device);
   loss_weights_ = family_->loss_weights(config_.min_snr_gamma);
@@ -126,6 +138,8 @@ StepResult Trainer::step() {
     tape.backward(batch_loss, share, gradients);
     loss += batch_loss.item() / static_cast<double>(batches);
   }
+
+  if (loss_scale_ != 1) pack.gradients().copy_from(pack.gradients() * static_cast<float>(1 / loss_scale_));
 
   const double rate = config_.learning_rate * schedule_.factor(steps_done_);
   const auto [norm, skipped] = optimizer_->step(
@@ -182,7 +196,7 @@ void Trainer::save_state(const fs::path& folder) const {
   const flame::Device cpu = flame::Device::cpu();
   RunState state{steps_done_, config_, dataset_.fingerprint(), {}};
   for (const auto& parameter : lora_.parameters().parameters())
-    state.tensors["parameter." + parameter.name] = parameter.value.to(cpu);
+    state.tensors["parameter." + parameter.name] = parameter.master.to(cpu);
   for (const auto& [name, tensor] : optimizer_->save()) state.tensors["optimizer." + name] = tensor.to(cpu);
   eri::save_state(folder, state);
 }
@@ -221,7 +235,7 @@ void Trainer::resume(const fs::path& folder) {
     if (name.starts_with("optimizer.")) {
       optimizer[name.substr(10)] = tensor;
     } else if (name.starts_with("parameter.") && lora_.parameters().contains(name.substr(10))) {
-      lora_.parameters()[name.substr(10)].value.copy_from(tensor);
+      lora_.parameters()[name.substr(10)].master.copy_from(tensor);
       ++restored;
     } else {
       fail("resume: ", folder.string(), " has the unknown tensor ", name);
@@ -229,6 +243,7 @@ void Trainer::resume(const fs::path& folder) {
   }
   if (restored != lora_.parameters().parameters().size())
     fail("resume: ", folder.string(), " has ", restored, " of ", lora_.parameters().parameters().size(), " parameters");
+  lora_.parameters().refresh();
   optimizer_->load(optimizer);
   steps_done_ = state.step;
 }

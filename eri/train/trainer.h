@@ -44,6 +44,7 @@ class Trainer {
   std::vector<std::string> notices_;  // for people
   std::unique_ptr<CachedDataset> cache_;
   flame::Tensor loss_weights_;  // one a timestep; none: all weigh the same
+  double loss_scale_ = 1;       // what losses are multiplied by before their gradients are computed
   flame::Generator generator_;
   LoraNetwork lora_;
   std::unique_ptr<flame::AdamW> optimizer_;

@@ -1,0 +1,86 @@
+// Training on a GPU, in every precision, next to the CPU. Skipped where there is no GPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "eri/train/trainer.h"
+#include "tests/io/files.h"
+
+namespace eri {
+namespace {
+
+using flame::testing::TemporaryFolder;
+
+class CudaTraining : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (flame::cuda_device_count() == 0) GTEST_SKIP() << "there is no GPU on this machine";
+  }
+
+  TrainConfig run_on(const std::string& device, const std::string& precision) const {
+    TrainConfig config;
+    config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
+    config.train_data_dir = "examples/blueprint";
+    config.resolution = {128, 128};
+    config.output_dir = folder_.path();
+    config.network_dim = config.network_alpha = 4;
+    config.train_batch_size = 2;
+    config.gradient_accumulation_steps = 2;
+    config.learning_rate = 4e-3;
+    config.min_snr_gamma = 5;
+    config.max_train_steps = 6;
+    config.device = device;
+    config.mixed_precision = precision;
+    return config;
+  }
+
+  TemporaryFolder folder_;
+};
+
+std::vector<StepResult> steps(Trainer& trainer, int count) {
+  std::vector<StepResult> results;
+  for (int i = 0; i < count; ++i) results.push_back(trainer.step());
+  return results;
+}
+
+// The noise and the pictures are the CPU's, so are the losses and the gradients' norms, as near as the precision lets
+// them be.
+TEST_F(CudaTraining, GoesTheWayOfTheCpu) {
+  Trainer cpu(run_on("cpu", "no"));
+  const std::vector<StepResult> expected = steps(cpu, 4);
+  for (const auto& [precision, bound] : {std::pair{"no", 1e-3}, {"bf16", 3e-2}, {"fp16", 1e-2}}) {
+    Trainer gpu(run_on("cuda", precision));
+    const std::vector<StepResult> got = steps(gpu, 4);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_FALSE(got[i].skipped) << precision;
+      EXPECT_NEAR(got[i].loss, expected[i].loss, bound * expected[i].loss) << precision << ", step " << i + 1;
+      EXPECT_NEAR(got[i].grad_norm, expected[i].grad_norm, 5 * bound * expected[i].grad_norm)
+          << precision << ", step " << i + 1;
+    }
+  }
+}
+
+TEST_F(CudaTraining, GoesOnBitForBitAfterAResume) {
+  for (const char* precision : {"no", "bf16", "fp16"}) {
+    Trainer whole(run_on("cuda", precision)), first(run_on("cuda", precision));
+    const std::vector<StepResult> expected = steps(whole, 6);
+    steps(first, 3);
+    first.save_state(folder_ / "state");
+    TrainConfig config = run_on("cuda", precision);
+    config.resume = folder_ / "state";
+    Trainer second(config);
+    const std::vector<StepResult> rest = steps(second, 3);
+    for (size_t i = 0; i < rest.size(); ++i) EXPECT_EQ(rest[i].loss, expected[i + 3].loss) << precision;
+    EXPECT_EQ(second.parameters().values().to_host<float>(), whole.parameters().values().to_host<float>()) << precision;
+  }
+}
+
+TEST_F(CudaTraining, SaysHowMuchMemoryItMayUse) {
+  TrainConfig config = run_on("cuda", "no");
+  config.max_vram = 0.05;
+  EXPECT_THROW(Trainer trainer(config), flame::Error);
+  flame::set_memory_limit(flame::Device::cuda(), 0);
+}
+
+}  // namespace
+}  // namespace eri
