@@ -2,14 +2,21 @@
 .PHONY: build test demo sanitize fuzz bench reports format clean
 .DEFAULT_GOAL := build
 
+# What a build needs: pip, too, where there is a compiler for GPUs.
+nvcc := $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+pip := $(shell python3 -m pip --version 2>/dev/null)
+needed := build $(if $(nvcc),$(if $(pip),,cuda))
+# Tests are compiled for one kind of GPU, which saves time: this machine's, or else an H100.
+gpu := $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .),90)
+
 build:
-	tools/install_packages.sh build
+	tools/install_packages.sh $(needed)
 	cmake --preset release
 	cmake --build --preset release --target programs
 
 test:
-	tools/install_packages.sh build
-	cmake --preset release
+	tools/install_packages.sh $(needed)
+	cmake --preset release -D FLAME_CUDA_ARCHITECTURES=$(gpu)-real
 	cmake --build --preset release
 	ctest --preset release --parallel $$(nproc)
 
@@ -28,7 +35,7 @@ fuzz:
 	cmake --build --preset sanitize --target fuzz
 
 bench:
-	tools/install_packages.sh build bench
+	tools/install_packages.sh $(needed) bench
 	cmake --preset release -D ERI_BENCH=ON
 	cmake --build --preset release --target programs bench_kernels bench_step
 	build/release/bin/bench_kernels
@@ -36,7 +43,7 @@ bench:
 
 # What fails is for the report to say, so it does not stop here.
 reports:
-	tools/install_packages.sh build reports
+	tools/install_packages.sh $(needed) reports
 	rm -f build/release/tests.xml build/demo.log
 	-$(MAKE) test
 	-$(MAKE) demo >build/demo.log

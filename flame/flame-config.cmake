@@ -1,3 +1,6 @@
 include(CMakeFindDependencyMacro)
 find_dependency(OpenMP COMPONENTS CXX)
+if(@FLAME_WITH_CUDA@)
+  find_dependency(CUDAToolkit)
+endif()
 include(${CMAKE_CURRENT_LIST_DIR}/flame-targets.cmake)
