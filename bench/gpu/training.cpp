@@ -100,7 +100,7 @@ void run(const Arguments& arguments) {
               static_cast<long>(network.parameters().numel()));
   flame::AdamW optimizer(network.parameters(), {});
   flame::Generator generator(7);
-  const NoiseSchedule schedule;
+  const NoiseSchedule schedule(false, device);
   const auto loss = [&](const Tensor& latents, const Tensor& noise, const Tensor& timesteps,
                         const Conditioning& condition) {
     const Tensor guess = unet(schedule.add_noise(latents, noise, timesteps), timesteps, condition.context,
