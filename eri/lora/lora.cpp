@@ -94,7 +94,7 @@ LoRA new_lora(const LoraTargets& targets, const LoraOptions& options) {
   return LoRA(std::move(modules));
 }
 
-LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start) {
+LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::DType compute) {
   require_targets(start, targets);
   flame::NamedTensors values;
   std::map<std::string, LoRA::Module> modules;
@@ -106,7 +106,7 @@ LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start) {
     values.emplace_back(target.name + kLoraUp, module.up);
     modules[target.name] = module;
   }
-  pack_ = flame::ParameterPack(values, targets.empty() ? flame::DType::f32 : targets.front().weight().dtype());
+  pack_ = flame::ParameterPack(values, compute);
   for (const LoraTarget& target : targets) {
     const auto found = modules.find(target.name);
     if (found == modules.end()) continue;

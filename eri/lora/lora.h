@@ -67,14 +67,15 @@ struct LoraOptions {
 // zero, so that nothing changes at first.
 LoRA new_lora(const LoraTargets& targets, const LoraOptions& options);
 
-// A LoRA that trains: its factors are the parameters of one pack, and adapters of the layers, in whose dtype it
-// computes.
+// A LoRA that trains: its factors are the parameters of one pack, and adapters of the layers.
 class LoraNetwork {
  public:
   LoraNetwork() = default;
-  LoraNetwork(const LoraTargets& targets, const LoRA& start);  // throws if `start` has modules that fit no target
-  LoraNetwork(const LoraTargets& targets, const LoraOptions& options)
-      : LoraNetwork(targets, new_lora(targets, options)) {}
+  // Throws if `start` has modules that fit no target. Adapters are handed to the layers in `compute`, which must be the
+  // layers' own dtype, or f32 where the model is fused afterwards.
+  LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::DType compute = flame::DType::f32);
+  LoraNetwork(const LoraTargets& targets, const LoraOptions& options, flame::DType compute = flame::DType::f32)
+      : LoraNetwork(targets, new_lora(targets, options), compute) {}
 
   const flame::ParameterPack& parameters() const { return pack_; }  // named as the tensors of a file
   const LoRA& lora() const { return lora_; }                        // shares the parameters' memory

@@ -34,7 +34,7 @@ Tensor from_file_layout(const Tensor& factor) {
 std::map<std::string, Tensor> file_tensors(const LoRA& lora) {
   std::map<std::string, Tensor> tensors;
   const auto add = [&](const std::string& name, const Tensor& value) {
-    const Tensor host = value.to(flame::Device::cpu()), half = host.to(DType::f16);
+    const Tensor host = value.to(flame::Device::cpu()).to(DType::f32), half = host.to(DType::f16);
     for (int64_t i = 0; i < half.numel(); ++i) {
       if (!std::isfinite(static_cast<float>(half.data<flame::f16>()[i])))
         fail("cannot save the LoRA: ", name, " has the value ", host.data<float>()[i],

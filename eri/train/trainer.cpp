@@ -53,6 +53,7 @@ std::string memory_by_purpose(flame::Device device) {
     if (use.by_purpose[i] > 0)
       line += text(" ", flame::name(static_cast<flame::Purpose>(i)), " ", gib(use.by_purpose[i]));
   }
+  if (device.is_cuda()) line += ", taken of the card " + gib(use.reserved);
   return line;
 }
 
@@ -85,7 +86,8 @@ Trainer::Trainer(const TrainConfig& config)
   order_ = BatchOrder(dataset_.repeats(), config_.train_batch_size, generator_.seed());
   // 2. The frozen model; pictures and captions go through its encoders once.
   base_metadata_ = std::async(std::launch::async, base_model_metadata, fs::path(config_.pretrained_model_name_or_path));
-  family_ = load_sdxl(config_.pretrained_model_name_or_path, device, compute_dtype(config_.mixed_precision, device));
+  const flame::DType dtype = compute_dtype(config_.mixed_precision, device);
+  family_ = load_sdxl(config_.pretrained_model_name_or_path, device, dtype);
   for (int64_t side : {config_.resolution.width, config_.resolution.height}) {
     if (side % family_->size_multiple() != 0)
       fail("resolution: this model takes multiples of ", family_->size_multiple(), ", got ", side);
@@ -106,9 +108,8 @@ Trainer::Trainer(const TrainConfig& config)
 
   // 3. What is trained.
   const LoraTargets targets = family_->trained_targets();
-  lora_ = LoraNetwork(
-      targets,
-      new_lora(targets, {.dim = config_.network_dim, .alpha = config_.network_alpha, .seed = generator_.seed()}));
+  const LoraOptions lora = {.dim = config_.network_dim, .alpha = config_.network_alpha, .seed = generator_.seed()};
+  lora_ = LoraNetwork(targets, lora, dtype);
   optimizer_ =
       std::make_unique<flame::AdamW>(lora_.parameters(), flame::AdamW::Options{.weight_decay = config_.weight_decay});
   schedule_ = {.kind = flame::LearningRateSchedule::parse(config_.lr_scheduler),

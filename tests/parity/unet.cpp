@@ -11,7 +11,7 @@ Tensors unet(const Case& c) {
 
 Tensors unet_lora(const Case& c) {
   const UNet unet = make_unet(c);
-  const LoraNetwork network(lora_targets(unet, LoraPart::unet, LoraPreset::conv), read_lora(c));
+  const LoraNetwork network(lora_targets(unet, LoraPart::unet, LoraPreset::conv), read_lora(c), c.dtype);
   const Tensor context = c.input("context").requires_grad(), pooled = c.input("pooled").requires_grad();
 
   flame::Tape tape;
