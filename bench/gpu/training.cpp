@@ -90,12 +90,14 @@ void run(const Arguments& arguments) {
               static_cast<long>(arguments.rank), static_cast<long>(arguments.size), static_cast<long>(arguments.size));
   auto start = std::chrono::steady_clock::now();
   const SyntheticCheckpoint source(Geometry(), 0, unet_prefix);
-  UNet unet(flame::Scope(source, parse_dtype(arguments.dtype), device));
+  const DType unet_dtype = parse_dtype(arguments.dtype);
+  UNet unet(flame::Scope(source, unet_dtype, device));
   flame::synchronize(device);
   std::printf("weights made in %.1f s, %.2f GiB\n", seconds_since(start), flame::memory_use(device).current / GiB);
 
   const LoraTargets targets = lora_targets(unet, LoraPart::unet);
-  const LoraNetwork network(targets, {.dim = arguments.rank, .alpha = static_cast<double>(arguments.rank)});
+  const LoraOptions lora = {.dim = arguments.rank, .alpha = static_cast<double>(arguments.rank)};
+  const LoraNetwork network(targets, lora, arguments.plain ? unet_dtype : DType::f32);
   std::printf("%zu modules, %ld parameters\n", network.lora().modules().size(),
               static_cast<long>(network.parameters().numel()));
   flame::AdamW optimizer(network.parameters(), {});
