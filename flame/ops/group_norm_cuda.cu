@@ -150,9 +150,12 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
       scale[i] = scales[group] * float(task.weight[c]);
       bias[i] = float(task.bias[c]);
     }
-#pragma unroll 2
-    for (int64_t r = tile.first_row + segment.lane; r < tile.first_row + tile.rows; r += segment.lanes) {
-      const Pack<T, V> pack = load<V>(column.row(r));
+    const int64_t end = tile.first_row + tile.rows;
+    int64_t r = tile.first_row + segment.lane;
+    Pack<T, V> next = load<V>(column.row(r));
+    for (; r < end; r += segment.lanes) {
+      const Pack<T, V> pack = next;
+      if (r + segment.lanes < end) next = load<V>(column.row(r + segment.lanes));  // comes while this one is worked on
       float out[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {

@@ -9,24 +9,58 @@
 // What kernels over rows share. Only .cu files of the CUDA build include it.
 namespace flame::cuda {
 
-// V neighbouring elements as they are stored: one load or store.
+// V neighbouring elements as they are stored: 16 bytes, or one element.
 template <class T, int V>
-struct alignas(sizeof(T) * V) Pack {
-  T values[V];
-  __device__ float operator[](int i) const { return float(values[i]); }
+struct Pack {
+  static_assert(sizeof(T) * V == 16);
+  uint32_t words[4];
+  __device__ float operator[](int i) const {
+    if constexpr (V == 4) {
+      return std::bit_cast<float>(words[i]);
+    } else {
+      T value;
+      value.bits = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
+      return float(value);
+    }
+  }
+};
+
+template <class T>
+struct Pack<T, 1> {
+  T value;
+  __device__ float operator[](int) const { return float(value); }
 };
 
 template <int V, class T>
 __device__ Pack<T, V> load(const T* from) {
-  return *reinterpret_cast<const Pack<T, V>*>(from);
+  __builtin_assume(__isGlobal(from));
+  if constexpr (V == 1) {
+    return {*from};
+  } else {
+    const uint4 raw = *reinterpret_cast<const uint4*>(from);
+    return {{raw.x, raw.y, raw.z, raw.w}};
+  }
 }
 
+// The words of a pack, two elements in each or one.
+__device__ inline uint32_t word(const f16*, const float* values, int i) {
+  const __half2 pair = __floats2half2_rn(values[2 * i], values[2 * i + 1]);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+__device__ inline uint32_t word(const bf16*, const float* values, int i) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+__device__ inline uint32_t word(const float*, const float* values, int i) { return std::bit_cast<uint32_t>(values[i]); }
+
+// __stwb is a plain store, which the compiler would now and then cut into four.
 template <class T, int V>
 __device__ void store(T* to, const float (&values)[V]) {
-  Pack<T, V> pack;
-#pragma unroll
-  for (int i = 0; i < V; ++i) pack.values[i] = T(values[i]);
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  if constexpr (V == 1)
+    *to = T(values[0]);
+  else
+    __stwb(reinterpret_cast<uint4*>(to),
+           make_uint4(word(to, values, 0), word(to, values, 1), word(to, values, 2), word(to, values, 3)));
 }
 
 // The sum over a warp's lanes, the same bits in each.
