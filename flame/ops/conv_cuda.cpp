@@ -38,7 +38,7 @@ void finish(const Tensor& place, const Tensor& result) {
   if (place.raw() != result.raw()) fit_matrix(place, result);
 }
 
-// Whether cuDNN may be asked: it has no f32 kernels for our layout that do not round to TF32.
+// Whether cuDNN may be asked: its f32 kernels that do not round to TF32 want another layout, and copy all to get it.
 bool cudnn_fits(const Tensor& result) { return result.dtype() != DType::f32 || tf32(); }
 
 }  // namespace

@@ -14,6 +14,12 @@ flame::SharedLibrary& library() {
   return *opened;
 }
 
+// cuDNN compiles some kernels with NVRTC, which it looks for by its name alone: once it is open, it is found.
+void open_nvrtc() {
+  static auto* opened = new flame::SharedLibrary("NVRTC", "ERI_NVRTC", {"libnvrtc.so.13", "libnvrtc.so.12"});
+  opened->available();
+}
+
 template <auto function, class... Arguments>
 auto forward(const char* name, Arguments... arguments) {
   static const auto found = reinterpret_cast<decltype(function)>(library().symbol(name));
@@ -30,7 +36,10 @@ void cudnnGetLastErrorString(char* message, size_t size) {
   return forward<cudnnGetLastErrorString>(__func__, message, size);
 }
 
-cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) { return forward<cudnnCreate>(__func__, handle); }
+cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
+  open_nvrtc();
+  return forward<cudnnCreate>(__func__, handle);
+}
 cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
   return forward<cudnnSetStream>(__func__, handle, stream);
 }
@@ -77,7 +86,7 @@ cudnnStatus_t cudnnReorderFilterAndBias(cudnnHandle_t handle, const cudnnFilterD
   return forward<cudnnReorderFilterAndBias>(__func__, handle, filter, type, from, to, with_bias, bias_from, bias_to);
 }
 
-// cudnn-frontend would compile normalisations with NVRTC; we ask for none, and cuDNN opens NVRTC by itself.
+// cudnn-frontend would compile normalisations with NVRTC; we ask for none.
 nvrtcResult nvrtcCreateProgram(nvrtcProgram*, const char*, const char*, int, const char* const*, const char* const*) {
   return NVRTC_ERROR_INTERNAL_ERROR;
 }
