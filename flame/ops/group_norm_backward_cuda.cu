@@ -20,6 +20,11 @@ struct Backward {
   int64_t dy_pitch;
   const float *mean, *rstd;
   Slopes *of_groups, *of_channels;  // the latter or null
+
+  // Whether nothing of a tile is wanted: its columns lie in parts without a gradient.
+  __device__ bool idle(const GroupNormTile& tile) const {
+    return !of_channels && !dx(tile.first_channel).data && !dx(tile.first_channel + tile.channels - 1).data;
+  }
 };
 
 // V neighbouring channels of a sample: what leads from x and dy to dz.
@@ -51,6 +56,7 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
     gather(const GroupNormGrid grid, const Backward<T> task) {
   __shared__ Slopes entries[threads * V];
   const GroupNormTile tile(grid);
+  if (task.idle(tile)) return;
   for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
     if (segment.active) {
       const int first = tile.first_channel + segment.begin + segment.column;
@@ -112,6 +118,7 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
     spread(const GroupNormGrid grid, const Backward<T> task) {
   __shared__ float constants[most_groups], of_x[most_groups];
   const GroupNormTile tile(grid);
+  if (task.idle(tile)) return;
   for_groups(tile, [&](int group) {
     const int64_t at = tile.sample * grid.groups + tile.first_group + group;
     float sum = 0, products = 0;
