@@ -1,15 +1,18 @@
+#include <algorithm>
+
 #include "flame/ops/apply_cuda.h"
 #include "flame/optim/adamw_kernels.h"
 
 namespace flame::cuda {
 namespace {
 
-constexpr int block = 256;
+constexpr int block = 256, blocks_a_multiprocessor = 5;
 
 // The first `chunks` times 4 elements 4 at a time, the others one at a time. `copy` may be null.
 template <class T>
-__global__ void adamw_kernel(const AdamWOptions options, const StepState* state, int64_t count, int64_t chunks,
-                             float* values, const float* gradients, float* exp_avg, float* exp_avg_sq, T* copy) {
+__global__ void __launch_bounds__(block, blocks_a_multiprocessor)
+    adamw_kernel(const AdamWOptions options, const StepState* state, int64_t count, int64_t chunks, float* values,
+                 const float* gradients, float* exp_avg, float* exp_avg_sq, T* copy) {
   if (state->skip) return;
   __shared__ AdamWRule shared;
   if (threadIdx.x == 0) shared = AdamWRule::of(options, *state);
@@ -45,9 +48,12 @@ void adamw(const AdamWBuffers& b, const AdamWOptions& options, const StepState* 
   for (const Tensor& x : {b.values, b.gradients, b.exp_avg, b.exp_avg_sq})
     aligned &= reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0;
   const int64_t chunks = aligned ? count / 4 : 0;
-  adamw_kernel<<<blocks_for(device, aligned ? chunks + 3 : count, block), block, 0, stream(device)>>>(
-      options, state, count, chunks, b.values.data<float>(), b.gradients.data<float>(), b.exp_avg.data<float>(),
-      b.exp_avg_sq.data<float>(), copy);
+  // As many blocks as the card holds at once: each begins with two powers in double, which take their time.
+  const auto resident = static_cast<unsigned>(properties(device).multiProcessorCount * blocks_a_multiprocessor);
+  const unsigned blocks = std::min(blocks_for(device, aligned ? chunks + 3 : count, block), resident);
+  adamw_kernel<<<blocks, block, 0, stream(device)>>>(options, state, count, chunks, b.values.data<float>(),
+                                                     b.gradients.data<float>(), b.exp_avg.data<float>(),
+                                                     b.exp_avg_sq.data<float>(), copy);
   check_launch();
 }
 
