@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
       slope[i] = of_x[(channel + i) / grid.size];
     }
 #pragma unroll 2
-    for (int64_t r = tile.first_row + segment.lane; r < tile.first_row + tile.rows; r += segment.lanes) {
+    for (int64_t r = segment.last(tile); r >= tile.first_row; r -= segment.lanes) {
       const Pack<T, V> x = load<V>(from.row(r)), dy = load<V>(task.dy + r * task.dy_pitch + first);
       float out[V];
 #pragma unroll

@@ -150,12 +150,12 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
       scale[i] = scales[group] * float(task.weight[c]);
       bias[i] = float(task.bias[c]);
     }
-    const int64_t end = tile.first_row + tile.rows;
-    int64_t r = tile.first_row + segment.lane;
+    int64_t r = segment.last(tile);
     Pack<T, V> next = load<V>(column.row(r));
-    for (; r < end; r += segment.lanes) {
+    for (; r >= tile.first_row; r -= segment.lanes) {
       const Pack<T, V> pack = next;
-      if (r + segment.lanes < end) next = load<V>(column.row(r + segment.lanes));  // comes while this one is worked on
+      // The next row comes while this one is worked on.
+      if (r - segment.lanes >= tile.first_row) next = load<V>(column.row(r - segment.lanes));
       float out[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {

@@ -4,8 +4,9 @@
 
 // How group norm's kernels, forward and backward, share out their work. A sample is cut into slices of whole groups of
 // channels, and these into chunks of positions: one block each. A first pass leaves a pair of sums of each chunk's
-// groups; every block of the second pass puts its groups' pairs together, always in the same order. Only .cu files of
-// the CUDA build include it.
+// groups; every block of the second pass puts its groups' pairs together, always in the same order, and goes through
+// its rows backwards: those that the first pass read last are still in the cache. Only .cu files of the CUDA build
+// include it.
 namespace flame::cuda {
 
 inline constexpr int group_norm_threads = 256;
@@ -79,6 +80,9 @@ struct GroupNormSegment {
   __device__ int to(int group, int size) const { return min(width, (group + 1) * size - begin); }
   __device__ int filled(const GroupNormTile& tile) const {
     return static_cast<int>(min(static_cast<int64_t>(lanes), tile.rows));
+  }
+  __device__ int64_t last(const GroupNormTile& tile) const {  // row of this lane
+    return tile.first_row + lane + (tile.rows - 1 - lane) / lanes * lanes;
   }
   __device__ float count(const GroupNormTile& tile, int lane) const {  // rows of a lane
     return static_cast<float>((tile.rows - lane + lanes - 1) / lanes);
