@@ -30,13 +30,13 @@ cuda::Rows as_rows(const Matrix& m) { return {m.data, m.dtype, m.rows, m.columns
 // Adapters' gradients on the second stream, and what they read, held until they are done.
 class SideWork {
  public:
-  explicit SideWork(Device device) : device_(device) {}
+  SideWork(Device device, bool wanted) : device_(device), wanted_(wanted) {}
   ~SideWork() { finish(); }
   SideWork(const SideWork&) = delete;
   SideWork& operator=(const SideWork&) = delete;
 
   void add_gradients(const ExtendedLinear& linear, const Extended& x, const Extended& dy, GradientMap& gradients) {
-    if (!linear.wants_gradients()) return;
+    if (!wanted_ || !linear.trains()) return;
     held_.push_back(x.buffer);
     held_.push_back(dy.buffer);
     linear.add_gradients(x, dy, cuda::fork(device_), gradients, held_);
@@ -60,6 +60,7 @@ class SideWork {
 
  private:
   Device device_;
+  bool wanted_;
   std::vector<Tensor> held_, before_;
   cudaEvent_t last_ = nullptr;
 };
@@ -130,7 +131,7 @@ class FusedBlock {
     ff_out_.backward(d, &dg_rows);
     const Extended df = extended(8 * width_, ff_in_.extra()), g = extended(4 * width_, ff_out_.extra());
     cuda::geglu_backward_rows(device, as_rows(dg_rows), cuda::rows_of(kept.f), as_rows(df.main()), as_rows(g.main()));
-    if (ff_out_.wants_gradients()) {
+    if (kept.t.defined()) {
       cuda::copy_rows(cuda::stream(device), cuda::matrix(kept.t), g.part(4 * width_, ff_out_.extra()));
       side.add_gradients(ff_out_, g, d, gradients);
     }
@@ -205,7 +206,7 @@ class FusedBlock {
     const Extended g(kept.x3.rows(), 4 * width_, ff_out_.extra(), like.dtype(), like.device());
     cuda::geglu_rows(like.device(), cuda::rows_of(kept.f), as_rows(g.main()));
     ff_out_.forward(g, out, &h2);
-    if (!ff_out_.wants_gradients()) return;
+    if (!ff_out_.trains()) return;
     kept.t = rows_of(kept.x3.rows(), ff_out_.extra(), like);
     cuda::copy_rows(cuda::stream(like.device()), g.part(4 * width_, ff_out_.extra()), matrix(kept.t));
   }
@@ -326,7 +327,7 @@ class FusedTransformer {
   Tensor operator()(const Tensor& normed, const Tensor& x, const Tensor& text) const {
     const Batch batch{x.dim(0), x.dim(1) * x.dim(2), text.detach()};
     const int64_t rows = batch.rows(), width = x.dim(3);
-    const bool recorded = wants(normed) || wants(x) || wants(text) || wants_gradients();
+    const bool adapters = wants_gradients(), recorded = wants(normed) || wants(x) || wants(text) || adapters;
 
     const Extended in(rows, width, proj_in_.extra(), x.dtype(), x.device());
     cuda::copy_rows(cuda::stream(x.device()), cuda::matrix(normed, rows, width), in.main());
@@ -350,11 +351,11 @@ class FusedTransformer {
     Tape::current()->count(bytes);
     const std::array<Tensor, 3> inputs = {normed, x, text};
     return record_always("fused_transformer", y, inputs,
-                         [this, batch, in, last, kept, dnormed_to = wants(normed), dx_to = wants(x),
+                         [this, batch, in, last, kept, adapters, dnormed_to = wants(normed), dx_to = wants(x),
                           dtext_to = wants(text), shape = x.shape()](const Tensor& dy, GradientMap& gradients) {
                            const Tensor dtext = dtext_to ? gradients.accumulator(dtext_to) : Tensor();
                            const Tensor dnormed =
-                               backward(dy, batch, in, last, *kept, dtext, bool(dnormed_to), gradients);
+                               backward(dy, batch, in, last, *kept, dtext, bool(dnormed_to), adapters, gradients);
                            if (dnormed_to) gradients.add(dnormed_to, dnormed.view(shape));
                            gradients.add(dx_to, dy);
                          });
@@ -388,10 +389,11 @@ class FusedTransformer {
   }
 
   Tensor backward(const Tensor& dy, const Batch& batch, const Extended& in, const Extended& last,
-                  std::vector<Kept>& kept, const Tensor& dtext, bool wanted, GradientMap& gradients) const {
+                  std::vector<Kept>& kept, const Tensor& dtext, bool wanted, bool adapters,
+                  GradientMap& gradients) const {
     const int64_t rows = batch.rows(), width = proj_in_.in(), extra = widest_extra();
     const auto extended = [&] { return Extended(rows, width, extra, dy.dtype(), dy.device()); };
-    SideWork side(dy.device());
+    SideWork side(dy.device(), adapters);
     const Extended d_out = extended();
     cuda::copy_rows(cuda::stream(dy.device()), cuda::matrix(dy, rows, width), d_out.main());
     Extended d = extended();

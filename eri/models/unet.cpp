@@ -64,6 +64,10 @@ bool UNet::can_fuse() const {
 
 void UNet::fuse() {
   require(can_fuse(), "UNet::fuse", "expected a build with CUDA, weights in f16 or bf16 on a GPU and heads of 64");
+  forget([](const std::string& name) {
+    return name.ends_with(".weight") &&
+           (name.find(".transformer_blocks.") != name.npos || name.find(".proj_") != name.npos);
+  });
   if constexpr (cuda_build) fusion_->transformers = eri::fuse(transformers_);
 }
 

@@ -96,6 +96,10 @@ Embedding::Embedding(const Scope& scope, std::string_view name) {
 
 Tensor Embedding::operator()(const Tensor& ids) const { return embedding(table_, ids); }
 
+void Module::forget(const std::function<bool(const std::string& name)>& given_away) {
+  std::erase_if(registry_->weights, [&](const auto& entry) { return given_away(entry.first); });
+}
+
 int64_t Module::parameter_count() const {
   int64_t count = 0;
   for (const auto& [name, weight] : state_dict()) count += weight.numel();

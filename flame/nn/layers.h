@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "flame/nn/scope.h"
 
 namespace flame {
@@ -117,6 +119,8 @@ class Module {
 
  protected:
   explicit Module(const Scope& scope) : registry_(scope.shared_registry()) {}
+  // Takes tensors out of state_dict() whose layers give them away.
+  void forget(const std::function<bool(const std::string& name)>& given_away);
 
  private:
   std::shared_ptr<Registry> registry_;

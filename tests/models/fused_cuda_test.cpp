@@ -63,14 +63,31 @@ Outcome run(const UNet& unet, const LoraNetwork* network, const Inputs& in) {
   return outcome;
 }
 
-double distance(const Tensor& got, const Tensor& expected) {
-  const std::vector<float> a = got.to_host<float>(), b = expected.to_host<float>();
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    error += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
-    norm += static_cast<double>(b[i]) * b[i];
+// Squares of what is wrong and of what is expected, added up.
+struct Sums {
+  double error = 0, expected = 0;
+  void add(const Tensor& got, const Tensor& wanted) {
+    const std::vector<float> a = got.to_host<float>(), b = wanted.to_host<float>();
+    for (size_t i = 0; i < a.size(); ++i) {
+      const double away = static_cast<double>(a[i]) - b[i];
+      error += away * away;
+      expected += static_cast<double>(b[i]) * b[i];
+    }
   }
-  return std::sqrt(error / std::max(norm, 1e-30));
+  double distance() const { return std::sqrt(error / std::max(expected, 1e-30)); }
+};
+
+double distance(const Tensor& got, const Tensor& expected) {
+  Sums sums;
+  sums.add(got, expected);
+  return sums.distance();
+}
+
+// All gradients as one vector.
+double distance(const NamedTensors& got, const NamedTensors& expected) {
+  Sums sums;
+  for (size_t i = 0; i < got.size(); ++i) sums.add(got[i].second, expected[i].second);
+  return sums.distance();
 }
 
 class Fused : public testing::Test {
@@ -84,52 +101,55 @@ class Fused : public testing::Test {
     return UNet(Scope(source, dtype, Device::cuda(0)));
   }
   // A LoRA whose both factors are far from zero.
-  static LoraNetwork attach(const UNet& unet, int64_t rank) {
+  static LoraNetwork attach(const UNet& unet, int64_t rank, DType compute = DType::f32) {
     const LoraTargets targets = lora_targets(unet, LoraPart::unet);
-    LoraNetwork network(targets, {.dim = rank, .alpha = 8, .seed = 1});
+    LoraNetwork network(targets, {.dim = rank, .alpha = 8, .seed = 1}, compute);
     Generator generator(5);
     for (const auto& parameter : network.parameters().parameters())
       ParameterPack::view(network.parameters().values(), parameter)
           .copy_from((Tensor::randn(parameter.value.shape(), generator) * 0.1f).to(Device::cuda(0)));
+    network.parameters().refresh();
     return network;
   }
 };
 
-// bf16 has 8 bits: each of the some hundred roundings on the way adds 2^-9 of its own, in quadrature.
-constexpr double kOutBound = 0.02, kGradientBound = 0.04;
+// In 16 bits the fused way may be as far from f32 as the layers one by one are, and a tenth more for chance.
+constexpr double kAsFar = 1.1;
 
-TEST_F(Fused, EqualsLayerByLayer) {
+TEST_F(Fused, IsAsNearToF32AsLayerByLayer) {
   const Inputs in = inputs(Device::cuda(0));
   for (int64_t rank : {4, 16, 32}) {
-    const UNet plain = make(DType::f32);
-    const LoraNetwork plain_lora = attach(plain, rank);
-    const Outcome expected = run(plain, &plain_lora, in);
+    const UNet wide = make(DType::f32);
+    const LoraNetwork wide_lora = attach(wide, rank);
+    const Outcome expected = run(wide, &wide_lora, in);
     for (DType dtype : {DType::bf16, DType::f16}) {
+      const UNet plain = make(dtype);
+      const LoraNetwork plain_lora = attach(plain, rank, dtype);
+      const Outcome layer_by_layer = run(plain, &plain_lora, in);
       UNet fused = make(dtype);
       const LoraNetwork lora = attach(fused, rank);
       fused.fuse();
       const Outcome got = run(fused, &lora, in);
-      EXPECT_LT(distance(got.out, expected.out), kOutBound) << dtype << " rank " << rank;
+      const double out = distance(got.out, expected.out), plain_out = distance(layer_by_layer.out, expected.out);
+      const double gradients = distance(got.gradients, expected.gradients);
+      const double plain_gradients = distance(layer_by_layer.gradients, expected.gradients);
+      std::cout << dtype << ", rank " << rank << ": out " << out << " (layer by layer " << plain_out << "), gradients "
+                << gradients << " (" << plain_gradients << ")\n";
+      EXPECT_LT(out, kAsFar * plain_out) << dtype << " rank " << rank;
+      EXPECT_LT(gradients, kAsFar * plain_gradients) << dtype << " rank " << rank;
       ASSERT_EQ(got.gradients.size(), expected.gradients.size());
-      double worst = 0;
-      for (size_t i = 0; i < got.gradients.size(); ++i) {
-        const double error = distance(got.gradients[i].second, expected.gradients[i].second);
-        worst = std::max(worst, error);
-        EXPECT_LT(error, kGradientBound) << dtype << " rank " << rank << " " << got.gradients[i].first;
-      }
-      RecordProperty(text("out_", name(dtype), "_", rank), std::to_string(distance(got.out, expected.out)));
-      std::cout << dtype << " rank " << rank << ": out " << distance(got.out, expected.out) << ", worst gradient "
-                << worst << "\n";
+      for (size_t i = 0; i < got.gradients.size(); ++i)  // none is missing, misplaced or of the wrong size
+        EXPECT_LT(distance(got.gradients[i].second, expected.gradients[i].second), 0.25) << got.gradients[i].first;
     }
   }
 }
 
 TEST_F(Fused, WithoutAdaptersPredictsTheSame) {
   const Inputs in = inputs(Device::cuda(0));
-  const Outcome expected = run(make(DType::f32), nullptr, in);
+  const Outcome expected = run(make(DType::f32), nullptr, in), plain = run(make(DType::bf16), nullptr, in);
   UNet fused = make(DType::bf16);
   fused.fuse();
-  EXPECT_LT(distance(run(fused, nullptr, in).out, expected.out), kOutBound);
+  EXPECT_LT(distance(run(fused, nullptr, in).out, expected.out), kAsFar * distance(plain.out, expected.out));
 }
 
 TEST_F(Fused, EveryPolicyGivesTheSameBits) {
@@ -163,9 +183,8 @@ TEST_F(Fused, TakesChangedAdaptersOverWhenTold) {
   lora.parameters().values().copy_from(lora.parameters().values() * 0.0f);
   EXPECT_EQ(distance(run(fused, &lora, in).out, before), 0);
   fused.refresh();
-  UNet bare = make(DType::bf16);
-  bare.fuse();
-  EXPECT_LT(distance(run(fused, &lora, in).out, run(bare, nullptr, in).out), kOutBound);
+  const Outcome expected = run(make(DType::f32), nullptr, in), plain = run(make(DType::bf16), nullptr, in);
+  EXPECT_LT(distance(run(fused, &lora, in).out, expected.out), kAsFar * distance(plain.out, expected.out));
 }
 
 }  // namespace
