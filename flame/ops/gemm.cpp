@@ -113,14 +113,21 @@ void gemm_part(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOpti
     plan.run({from_a, from_b, c.raw()});
 }
 
+// c (accumulate; else 0) + bias: as sums of one zero.
+void add_bias(const Tensor& c, bool accumulate, const Tensor& bias) {
+  const Tensor column = Tensor::zeros(c.shape().with(-1, 1)), row = Tensor::zeros({1, c.dim(-1)});
+  gemm_part(column, row, c, {.accumulate = accumulate}, bias, 0, 1, true);
+}
+
 // oneDNN adds up the products of a sum one after the other, and rounding errors grow with their number; in parts they
 // are half as large, for a few percent of the time. Where there would be many parts, their sum has the errors.
 void gemm_f32(const Tensor& a, const Tensor& b, const Tensor& c, GemmOptions options, const Tensor& bias) {
   constexpr int64_t part = 256, shortest = 512, longest = 8192;
   const int64_t depth = a.dim(options.transpose_a ? -2 : -1);
-  if (depth == 0) {  // oneDNN fails; sums of one zero are the same
-    const Tensor column = Tensor::zeros(c.shape().with(-1, 1)), row = Tensor::zeros({1, c.dim(-1)});
-    return gemm_part(column, row, c, {.accumulate = options.accumulate}, bias, 0, 1, true);
+  if (depth == 0) return add_bias(c, options.accumulate, bias);  // oneDNN fails
+  if (bias.defined() && options.alpha != 1) {                    // oneDNN would scale the bias too
+    gemm_f32(a, b, c, options, {});
+    return add_bias(c, true, bias);
   }
   if (depth <= shortest || depth > longest) return gemm_part(a, b, c, options, bias, 0, depth, true);
   for (int64_t begin = 0; begin < depth; begin += part) {

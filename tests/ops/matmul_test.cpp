@@ -1,5 +1,6 @@
 #include "flame/ops/matmul.h"
 
+#include "flame/ops/gemm.h"
 #include "flame/ops/pointwise.h"
 #include "reference.h"
 
@@ -200,6 +201,21 @@ TEST(LoraLinear, GivesGradientsInTheDtypeThatTheyAreWantedIn) {
     EXPECT_EQ(wide[i].dtype(), DType::f32);
     EXPECT_EQ(reference::error(cast(wide[i], DType::bf16), Array(narrow[i])), 0);
     EXPECT_GT(reference::error(wide[i], Array(narrow[i])), 0) << "rounded on the way";
+  }
+}
+
+TEST(Gemm, ScalesTheProductAndNotWhatIsAddedToIt) {
+  for (const int64_t depth : {0, 9, 700}) {  // 700: in parts
+    const Tensor a = Tensor::randn({7, depth}), b = Tensor::randn({depth, 5}), before = Tensor::randn({7, 5}),
+                 bias = Tensor::randn({5});
+    for (const bool accumulate : {false, true}) {
+      const Tensor c = before.clone();
+      gemm(a, b, c, {.alpha = scale, .accumulate = accumulate}, bias);
+      Array expected = times(Array(a), Array(b));
+      for (int64_t i = 0; i < 35; ++i)
+        expected[i] = scale * expected[i] + Array(bias)[i % 5] + (accumulate ? Array(before)[i] : 0);
+      EXPECT_LT(reference::error(c, expected), 1e-6) << depth << (accumulate ? ", accumulated" : "");
+    }
   }
 }
 
