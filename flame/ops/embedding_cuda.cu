@@ -56,7 +56,8 @@ void visit_words(const Tensor& table, const Tensor& y, size_t row, const F& f) {
   const uintptr_t all = reinterpret_cast<uintptr_t>(table.raw()) | reinterpret_cast<uintptr_t>(y.raw()) | row;
   if (all % 16 == 0) return f.template operator()<uint4>();
   if (all % 4 == 0) return f.template operator()<uint32_t>();
-  return f.template operator()<uint16_t>();
+  if (all % 2 == 0) return f.template operator()<uint16_t>();
+  return f.template operator()<uint8_t>();
 }
 
 }  // namespace
