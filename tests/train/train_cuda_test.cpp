@@ -29,6 +29,7 @@ class CudaTraining : public testing::Test {
     config.learning_rate = 4e-3;
     config.min_snr_gamma = 5;
     config.max_train_steps = 6;
+    config.deterministic = true;
     config.device = device;
     config.mixed_precision = precision;
     return config;
