@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "eri/models/fused_unet.h"
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/optim/learning_rate.h"
@@ -53,6 +54,10 @@ constexpr ConfigKey keys[] = {
     {"threads", &TrainConfig::threads, machine_group, "CPU threads; 0: all cores"},
     {"max_vram", &TrainConfig::max_vram, machine_group, "the most of a GPU's memory to use, in GiB; 0: no limit"},
     {"allow_tf32", &TrainConfig::allow_tf32, machine_group, "products of f32 on a GPU may round their factors to TF32"},
+    {"memory_policy", &TrainConfig::memory_policy, machine_group,
+     "what a GPU keeps for the backward pass, the most and fastest first: lean, ff, attn_ff or block"},
+    {"cuda_graph", &TrainConfig::cuda_graph, machine_group,
+     "launch a whole step on a GPU at once; false: kernel by kernel, for debuggers"},
     {"deterministic", &TrainConfig::deterministic, machine_group,
      "the same bits every time, which makes attention on a GPU slower; the CPU's are always the same"},
 };
@@ -261,6 +266,7 @@ void validate(const TrainConfig& config) {
     }
   };
   parses("lr_scheduler", [&] { flame::LearningRateSchedule::parse(config.lr_scheduler); });
+  parses("memory_policy", [&] { parse_memory_policy(config.memory_policy); });
   parses("mixed_precision", [&] { compute_dtype(config.mixed_precision, flame::Device::cpu()); });
   if (!complaints.empty()) fail("the configuration cannot be used:", complaints);
 }

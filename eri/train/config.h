@@ -46,7 +46,9 @@ struct TrainConfig {
   int64_t threads = 0;
   double max_vram = 0;  // GiB
   bool allow_tf32 = false;
-  bool deterministic = true;
+  std::string memory_policy = "lean";
+  bool cuda_graph = true;
+  bool deterministic = false;
 };
 
 // What a frozen model computes in: f32 ("no", "f32"), f16 ("fp16", "f16"), bf16, or for "auto" bf16 on a GPU and f32 on

@@ -7,6 +7,7 @@
 
 #include "eri/data/image_dataset.h"
 #include "eri/lora/targets.h"
+#include "eri/models/fused_unet.h"
 #include "flame/core/tensor.h"
 
 namespace eri {
@@ -38,6 +39,12 @@ class Family {
   // The layers that training gives a LoRA, and all that a LoRA file may change.
   virtual LoraTargets trained_targets() const = 0;
   virtual LoraTargets all_targets() const = 0;
+
+  // Rebuilds the model for speed, with the adapters that its layers have, which must be f32; refresh() tells it of
+  // their changes from then on.
+  virtual bool can_fuse() const = 0;
+  virtual void fuse(MemoryPolicy policy) = 0;
+  virtual void refresh() const = 0;
 
   virtual std::string prediction_type() const = 0;  // "epsilon" or "v"
   // One weight a timestep for loss(), f32; no tensor for a `min_snr_gamma` of 0, which means no weighting.

@@ -101,11 +101,13 @@ void TrainStep::accumulate_gradients(const Batch& batch, int64_t first_sample) {
   flame::Tape tape;
   const Tensor loss = loss_(latents, noise, timesteps, batch.condition);
   const float share = 1 / static_cast<float>(options_.batches);
-  tape.backward(loss, Tensor::full({}, share, DType::f32, device_), gradients);
+  tape.backward(loss, Tensor::full({}, share * options_.loss_scale, DType::f32, device_), gradients);
   flame::accumulate(loss_sum_, loss.detach() * share);
 }
 
 void TrainStep::update() {
+  const Tensor& gradients = optimizer_.pack().gradients();
+  if (options_.loss_scale != 1) gradients.copy_from(gradients * static_cast<float>(1 / options_.loss_scale));
   optimizer_.step_on_device(
       learning_rate_, options_.max_grad_norm > 0 ? options_.max_grad_norm : std::numeric_limits<double>::infinity());
   report_.rows(0, 1).copy_from(loss_sum_.view({1}));

@@ -25,6 +25,7 @@ class TrainStep {
     int64_t timesteps = 1000;  // drawn from [0, timesteps)
     int64_t batches = 1;       // whose gradients make one step
     double max_grad_norm = 0;  // 0: no limit
+    double loss_scale = 1;     // what losses are multiplied by while their gradients are computed: for f16
     bool graphs = true;        // capture, where there is a GPU
   };
 

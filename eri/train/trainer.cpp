@@ -109,44 +109,39 @@ Trainer::Trainer(const TrainConfig& config)
   // 3. What is trained.
   const LoraTargets targets = family_->trained_targets();
   const LoraOptions lora = {.dim = config_.network_dim, .alpha = config_.network_alpha, .seed = generator_.seed()};
-  lora_ = LoraNetwork(targets, lora, dtype);
+  lora_ = LoraNetwork(targets, lora, family_->can_fuse() ? flame::DType::f32 : dtype);
   optimizer_ =
       std::make_unique<flame::AdamW>(lora_.parameters(), flame::AdamW::Options{.weight_decay = config_.weight_decay});
   schedule_ = {.kind = flame::LearningRateSchedule::parse(config_.lr_scheduler),
                .warmup_steps = config_.lr_warmup_steps,
                .total_steps = config_.max_train_steps};
   if (!config_.resume.empty()) resume(config_.resume);
+  if (family_->can_fuse()) family_->fuse(parse_memory_policy(config_.memory_policy));
+
+  train_step_ = std::make_unique<TrainStep>(
+      [this](const Tensor& latents, const Tensor& noise, const Tensor& timesteps, const Conditioning& condition) {
+        return family_->loss(latents, noise, timesteps, condition, loss_weights_);
+      },
+      *optimizer_, generator_,
+      TrainStep::Options{.timesteps = family_->timesteps(),
+                         .batches = config_.gradient_accumulation_steps,
+                         .max_grad_norm = config_.max_grad_norm,
+                         .loss_scale = loss_scale_,
+                         .graphs = config_.cuda_graph},
+      [this] { family_->refresh(); });
+}
+
+void Trainer::queue_step() {
+  const int64_t step = steps_done_ + 1, batches = config_.gradient_accumulation_steps;
+  std::vector<CachedDataset::Batch> given;
+  for (int64_t i = 0; i < batches; ++i) given.push_back(cache_->batch(order_.batch((step - 1) * batches + i)));
+  train_step_->queue(step, config_.learning_rate * schedule_.factor(steps_done_), given);
+  steps_done_ = step;
 }
 
 StepResult Trainer::step() {
-  const int64_t step = steps_done_ + 1, batches = config_.gradient_accumulation_steps;
-  const flame::ParameterPack& pack = optimizer_->pack();
-  flame::GradientMap gradients;
-  pack.zero_grad();
-  pack.bind(gradients);
-
-  double loss = 0;
-  for (int64_t i = 0; i < batches; ++i) {
-    const auto [latents, condition] = cache_->batch(order_.batch((step - 1) * batches + i));
-    const int64_t first = i * config_.train_batch_size;  // the same noise however the step is split into batches
-    generator_.set_step(static_cast<uint32_t>(step));
-    const Tensor noise = Tensor::randn(latents.shape(), generator_, latents.device(), first);
-    const Tensor timesteps =
-        Tensor::randint(0, family_->timesteps(), {latents.dim(0)}, generator_, latents.device(), first);
-    flame::Tape tape;
-    const Tensor batch_loss = family_->loss(latents, noise, timesteps, condition, loss_weights_);
-    const Tensor share = Tensor::full({}, 1.0 / static_cast<double>(batches), flame::DType::f32, batch_loss.device());
-    tape.backward(batch_loss, share, gradients);
-    loss += batch_loss.item() / static_cast<double>(batches);
-  }
-
-  if (loss_scale_ != 1) pack.gradients().copy_from(pack.gradients() * static_cast<float>(1 / loss_scale_));
-
-  const double rate = config_.learning_rate * schedule_.factor(steps_done_);
-  const auto [norm, skipped] = optimizer_->step(
-      rate, config_.max_grad_norm > 0 ? config_.max_grad_norm : std::numeric_limits<double>::infinity());
-  steps_done_ = step;
-  return {step, loss, norm, rate, skipped};
+  queue_step();
+  return train_step_->results(true).back();
 }
 
 void Trainer::run(const std::atomic<bool>& stop) {
@@ -155,11 +150,16 @@ void Trainer::run(const std::atomic<bool>& stop) {
   for (const std::string& notice : notices_) log.say(notice);
   log.say(text(dataset_.size(), " pictures, ", lora_.lora().modules().size(), " modules of rank ", config_.network_dim,
                ", ", lora_.parameters().numel(), " trainable parameters"));
+  const auto show = [&](bool all) {
+    for (const StepResult& result : train_step_->results(all)) log.step(result);
+  };
   for (int64_t first = steps_done_ + 1; steps_done_ < config_.max_train_steps && !stop;) {
-    log.step(step());
+    queue_step();
+    show(steps_done_ == first);
     if (steps_done_ == first) log.say(memory_by_purpose(family_->device()));
     const bool due = config_.save_every_n_steps && steps_done_ % config_.save_every_n_steps == 0;
     if (!due || steps_done_ == config_.max_train_steps) continue;
+    show(true);
     try {
       save(config_.output_name + step_name(steps_done_), log);
     } catch (const flame::Error& error) {
@@ -167,6 +167,7 @@ void Trainer::run(const std::atomic<bool>& stop) {
                    std::min(steps_done_ + config_.save_every_n_steps, config_.max_train_steps), "."));
     }
   }
+  show(true);
   if (steps_done_ == config_.max_train_steps) return save(config_.output_name, log);
   const std::string name = config_.output_name + step_name(steps_done_);
   save(name, log);
@@ -217,6 +218,8 @@ void Trainer::resume(const fs::path& folder) {
                                                     "threads",
                                                     "max_vram",
                                                     "deterministic",
+                                                    "memory_policy",
+                                                    "cuda_graph",
                                                     "max_train_steps"};
     const std::string before = value_of(state.config, key), now = value_of(config_, key);
     if (before != now && !free.contains(key.name))

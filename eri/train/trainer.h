@@ -10,6 +10,7 @@
 #include "eri/train/config.h"
 #include "eri/train/run_state.h"
 #include "eri/train/train_log.h"
+#include "eri/train/train_step.h"
 #include "flame/optim/adamw.h"
 #include "flame/optim/learning_rate.h"
 
@@ -35,6 +36,7 @@ class Trainer {
 
  private:
   void resume(const std::filesystem::path& folder);
+  void queue_step();
   void save(const std::string& name, TrainLog& log) const;  // both, as output_dir/name...
 
   TrainConfig config_;
@@ -49,7 +51,8 @@ class Trainer {
   LoraNetwork lora_;
   std::unique_ptr<flame::AdamW> optimizer_;
   flame::LearningRateSchedule schedule_;
-  int64_t steps_done_ = 0;
+  std::unique_ptr<TrainStep> train_step_;
+  int64_t steps_done_ = 0;                             // or under way
   std::shared_future<flame::Metadata> base_metadata_;  // names and hashes of the base: read while training starts
   double started_at_;                                  // seconds since 1970
 };

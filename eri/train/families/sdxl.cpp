@@ -63,6 +63,13 @@ class Sdxl : public Family {
 
   LoraTargets all_targets() const override { return sdxl_lora_targets(unet_, text_->clip_l, text_->clip_g); }
 
+  bool can_fuse() const override { return unet_.can_fuse(); }
+  void fuse(MemoryPolicy policy) override {
+    unet_.fuse();
+    unet_.set_memory_policy(policy);
+  }
+  void refresh() const override { unet_.refresh(); }
+
   Tensor loss_weights(double min_snr_gamma) const override {
     if (min_snr_gamma == 0) return {};
     return timestep_table(min_snr_weights(schedule_, min_snr_gamma, prediction_), device_);
