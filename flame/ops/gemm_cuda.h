@@ -26,9 +26,10 @@ struct Epilogue {
 };
 
 // out = alpha a b + beta out + bias, with a and b transposed where ta and tb say so. a and b have one floating
-// dtype, out has that or f32; sums are f32. A batch of one is used for all of out's. Anything may be empty. Which of
-// the library's algorithms is used is searched for when a form of product is first met, and stays; ERI_GEMM_SEARCH=off
-// takes the library's guess. Throws Error where shapes or dtypes do not fit.
+// dtype, out has that or f32; sums are f32, but some kernels round to out's dtype before they add beta out or the
+// bias. A batch of one is used for all of out's. Anything may be empty. Which of the library's algorithms is used is
+// searched for when a form of product is first met, and stays; ERI_GEMM_SEARCH=off takes the library's guess. Throws
+// Error where shapes or dtypes do not fit.
 void product(Device device, cudaStream_t stream, const Matrix& a, bool ta, const Matrix& b, bool tb, const Matrix& out,
              const Epilogue& epilogue = {});
 
