@@ -71,9 +71,11 @@ struct Line {
   std::vector<std::vector<Shape>> misfits = {};                 // shapes that must be refused
   std::vector<std::function<Tensor(const Tensors&)>> bad = {};  // calls that must be refused
   bool differentiable = true;
-  bool smooth = true;       // false: a staircase, which has no numeric gradient
-  int roundings = 1;        // to the storage type on the way to the result; its gradients may take two more
-  int gpu_roundings = 0;    // more of them where a GPU's library takes part
+  bool smooth = true;  // false: a staircase, which has no numeric gradient
+  int roundings = 1;   // to the storage type on the way to the result; its gradients may take two more
+  // Or else, on a GPU, how far roundings on the way may move each element of the result and of the gradients of x, in
+  // that order, for the gradient dy of the result; an undefined tensor: not at all.
+  std::function<Tensors(const Tensors& x, const Tensor& dy, double half_ulp)> noise = {};
   bool any_dtype = false;   // works on integers too
   bool any_threads = true;  // the same bits for any number of threads
 };

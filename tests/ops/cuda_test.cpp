@@ -46,9 +46,12 @@ std::vector<Tensors> small_and_large(const Line& line) {
   return result;
 }
 
+constexpr double half_ulp(DType dtype) { return dtype == DType::f32 ? 0 : dtype == DType::f16 ? 0x1p-11 : 0x1p-8; }
+
 // A line of numbers stored as `dtype` on the GPU, next to the same numbers in f32 on the CPU.
 struct Comparison {
   Outcome got, expected;
+  Tensors noise;  // of the result and its gradients; none: it is not known
 };
 Comparison on_both(const Line& line, const Tensors& drawn, DType dtype, Place place = on_gpu) {
   const Tensors stored = stored_as(dtype, line, drawn), wide = stored_as(DType::f32, line, stored);
@@ -58,7 +61,8 @@ Comparison on_both(const Line& line, const Tensors& drawn, DType dtype, Place pl
     dy = draw_like(line.f(stored));
     wide_dy = dy.to(line.f(wide).dtype());
   }
-  return {evaluate(line.f, placed(stored, place), wanted, place(dy)), evaluate(line.f, wide, wanted, wide_dy)};
+  return {evaluate(line.f, placed(stored, place), wanted, place(dy)), evaluate(line.f, wide, wanted, wide_dy),
+          line.noise ? line.noise(wide, wide_dy, half_ulp(dtype)) : Tensors()};
 }
 
 struct Bounds {
@@ -67,11 +71,12 @@ struct Bounds {
 };
 
 void expect_near(const Line& line, const Outcome& got, const Outcome& expected, const Bounds& bounds,
-                 const std::string& where) {
+                 const std::string& where, const Tensors& noise = {}) {
   const auto& [tolerance, floor] = bounds;
-  EXPECT_TRUE(near(got.y, expected.y, tolerance.value, floor)) << where;
+  const auto noise_of = [&](int index) { return noise.empty() ? Tensor() : noise[index]; };
+  EXPECT_TRUE(near(got.y, expected.y, tolerance.value, floor, noise_of(0))) << where;
   for (int i : trainable(line))
-    EXPECT_TRUE(near(got.gradients[i], expected.gradients[i], tolerance.gradient, 4 * floor))
+    EXPECT_TRUE(near(got.gradients[i], expected.gradients[i], tolerance.gradient, 4 * floor, noise_of(i + 1)))
         << where << ", gradient of input " << i;
 }
 
@@ -87,19 +92,17 @@ Bounds in_f32(const Line& line) {
   return {exact ? moved : Tolerance{like_the_cpu, like_the_cpu}};
 }
 
-// What results stored as `dtype` may differ from the CPU's in f32: the roundings to storage. A gradient takes two more,
-// and two more again where the rule reads the result, which has been rounded: sigmoid's y (1 - y).
+// What results stored as `dtype` may differ from the CPU's in f32, beside the line's noise: the roundings to storage. A
+// gradient takes two more where the noise is not known.
 Bounds stored(const Line& line, DType dtype) {
-  const double half_ulp = dtype == DType::f16 ? 0x1p-11 : 0x1p-8;
-  const auto is_result = [](const Kept& kept) { return kept.what == Kept::result; };
-  const int roundings = line.roundings + line.gpu_roundings,
-            more = std::any_of(line.kept.begin(), line.kept.end(), is_result) ? 4 : 2;
-  return {{roundings * half_ulp, (roundings + more) * half_ulp}, dtype == DType::f16 ? 0x1p-25 : 0};
+  const double unit = half_ulp(dtype);
+  const int more = line.noise ? 0 : 2;
+  return {{line.roundings * unit, (line.roundings + more) * unit}, dtype == DType::f16 ? 0x1p-25 : 0};
 }
 
 TEST_P(Cuda, EqualsTheCpu) {
   for (const Tensors& x : small_and_large(line())) {
-    const auto [got, expected] = on_both(line(), x, DType::f32);
+    const auto [got, expected, noise] = on_both(line(), x, DType::f32);
     EXPECT_TRUE(got.y.device().is_cuda());
     EXPECT_EQ(got.y.dtype(), expected.y.dtype());
     expect_near(line(), got, expected, in_f32(line()), text(x[0].shape()));
@@ -123,9 +126,9 @@ TEST_P(Cuda, EqualsTheReference) {
 TEST_P(Cuda, RoundsToStorageOnly) {
   for (const Tensors& x : small_and_large(line())) {
     for (DType dtype : {DType::f16, DType::bf16}) {
-      const auto [got, expected] = on_both(line(), x, dtype);
+      const auto [got, expected, noise] = on_both(line(), x, dtype);
       for (int i : trainable(line())) EXPECT_EQ(got.gradients[i].dtype(), dtype);
-      expect_near(line(), got, expected, stored(line(), dtype), text(dtype, " ", x[0].shape()));
+      expect_near(line(), got, expected, stored(line(), dtype), text(dtype, " ", x[0].shape()), noise);
     }
   }
 }
@@ -134,9 +137,10 @@ TEST_P(Cuda, RoundsToStorageOnly) {
 TEST_P(Cuda, TakesUnalignedInputs) {
   for (const Tensors& x : small_and_large(line())) {
     for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-      const auto [got, expected] = on_both(line(), x, dtype, shifted_on_gpu);
-      const Bounds bounds = dtype == DType::f32 ? in_f32(line()) : stored(line(), dtype);
-      expect_near(line(), got, expected, bounds, text(dtype, " ", x[0].shape()));
+      const auto [got, expected, noise] = on_both(line(), x, dtype, shifted_on_gpu);
+      const bool wide = dtype == DType::f32;
+      expect_near(line(), got, expected, wide ? in_f32(line()) : stored(line(), dtype), text(dtype, " ", x[0].shape()),
+                  wide ? Tensors() : noise);
     }
   }
 }

@@ -17,6 +17,15 @@ Line unary(const std::string& name, const std::string& covers, const Input& x, s
   return line;
 }
 
+// Where the slope reads the stored result y, which is off by half an ulp, and how the slope changes with y.
+Line reading_result(Line line, std::function<Tensor(const Tensor& y)> change) {
+  line.noise = [f = line.f, change = std::move(change)](In x, const Tensor& dy, double half_ulp) {
+    const Tensor y = f(x);
+    return Tensors{Tensor(), static_cast<float>(half_ulp) * abs(dy * y * change(y))};
+  };
+  return line;
+}
+
 // Two inputs that are broadcast against each other.
 Line binary(const std::string& name, const std::string& covers, const Input& a, const Input& b,
             std::function<Tensor(In)> f, Tolerance tolerance, std::vector<Kept> kept) {
@@ -128,12 +137,14 @@ std::vector<Line> function_lines() {
           "sin", "sin(Tensor)", x, [](In x) { return sin(x[0]); }, function, Reads::input),
       unary(
           "cos", "cos(Tensor)", x, [](In x) { return cos(x[0]); }, function, Reads::input),
-      unary(
-          "sigmoid", "sigmoid(Tensor)", x, [](In x) { return sigmoid(x[0]); }, function, Reads::result,
-          [](In x) { return 1 / (1 + exp(-x[0])); }),
-      unary(
-          "tanh", "tanh(Tensor)", x, [](In x) { return tanh(x[0]); }, function, Reads::result,
-          [](In x) { return 2 * sigmoid(2 * x[0]) - 1; }),
+      reading_result(unary(
+                         "sigmoid", "sigmoid(Tensor)", x, [](In x) { return sigmoid(x[0]); }, function, Reads::result,
+                         [](In x) { return 1 / (1 + exp(-x[0])); }),
+                     [](const Tensor& y) { return 1 - 2 * y; }),  // of y (1 - y)
+      reading_result(unary(
+                         "tanh", "tanh(Tensor)", x, [](In x) { return tanh(x[0]); }, function, Reads::result,
+                         [](In x) { return 2 * sigmoid(2 * x[0]) - 1; }),
+                     [](const Tensor& y) { return -2 * y; }),  // of 1 - y^2
       unary(
           "silu", "silu(Tensor)", x, [](In x) { return silu(x[0]); }, function, Reads::input,
           [](In x) { return x[0] * sigmoid(x[0]); }),

@@ -1,3 +1,4 @@
+#include "attention_noise.h"
 #include "flame/ops/attention.h"
 #include "flame/ops/conv.h"
 #include "flame/ops/layout.h"
@@ -10,8 +11,12 @@
 namespace flame::test {
 namespace {
 
-// cuDNN's attention stores the weights that enter its second product, as it does their gradients.
-constexpr int attention_roundings = 2;
+auto noise_of_attention(bool causal) {
+  return [causal](In x, const Tensor& dy, double half_ulp) {
+    const auto [out, dq, dk, dv] = attention_noise(x[0], x[1], x[2], dy, causal, half_ulp);
+    return Tensors{out, dq, dk, dv};
+  };
+}
 
 }  // namespace
 
@@ -154,7 +159,7 @@ std::vector<Line> product_lines() {
        .misfits = {{{2, 3, 2, 4}, {2, 5, 2, 3}, {2, 5, 2, 3}},
                    {{2, 3, 2, 4}, {2, 5, 2, 4}, {2, 6, 2, 4}},
                    {{6, 2, 4}, {10, 2, 4}, {10, 2, 4}}},
-       .gpu_roundings = attention_roundings},
+       .noise = noise_of_attention(false)},
       {.name = "attention.causal",
        .covers = "scaled_dot_product_attention(Tensor,Tensor,Tensor,bool)",
        .inputs = {uniform({2, 5, 2, 4}), uniform({2, 5, 2, 4}), uniform({2, 5, 2, 4})},
@@ -163,7 +168,7 @@ std::vector<Line> product_lines() {
        .kept = {{0}, {1}, {2, {0, 1}}, {Kept::result, {0, 1}}, {Kept::floats, {}, 2 * 2 * 5}},
        .plain = [](In x) { return plain_attention(x[0], x[1], x[2], true); },
        .large = {{2, 129, 4, 32}, {2, 129, 4, 32}, {2, 129, 4, 32}},
-       .gpu_roundings = attention_roundings},
+       .noise = noise_of_attention(true)},
   };
 }
 

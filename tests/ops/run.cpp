@@ -119,18 +119,20 @@ void expect_refused(const Line& line, const std::function<Tensor(const Tensors&)
   }
 }
 
-testing::AssertionResult near(const Tensor& got, const Tensor& expected, double bound, double floor) {
+testing::AssertionResult near(const Tensor& got, const Tensor& expected, double bound, double floor,
+                              const Tensor& noise) {
   if (got.shape() != expected.shape())
     return testing::AssertionFailure() << "expected shape " << expected.shape() << ", got " << got.shape();
   const std::vector<double> a = values(got), b = values(expected);
+  const std::vector<double> more = noise.defined() ? values(noise) : std::vector<double>(b.size());
   double squares = 0;
   for (double value : b) squares += value * value;
   const double rms = std::sqrt(squares / static_cast<double>(std::max<size_t>(b.size(), 1)));
   for (size_t i = 0; i < a.size(); ++i) {
     const double error = std::abs(a[i] - b[i]), scale = std::abs(b[i]) + rms;
-    if (!(error <= bound * scale + floor))
+    if (!(error <= bound * scale + floor + more[i]))
       return testing::AssertionFailure() << "element " << i << " is " << a[i] << ", expected " << b[i] << ": off by "
-                                         << error / scale << ", allowed " << bound;
+                                         << error / scale << ", allowed " << bound + (floor + more[i]) / scale;
   }
   return testing::AssertionSuccess();
 }

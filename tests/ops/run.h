@@ -32,8 +32,9 @@ Tensors stored_as(DType dtype, const Line& line, const Tensors& inputs);  // the
 void expect_refused(const Line& line, const std::function<Tensor(const Tensors&)>& f, const Tensors& x,
                     const std::string& what);
 
-// |got - expected| <= bound (|expected| + rms(expected)) + floor, element by element, and the same shape.
-testing::AssertionResult near(const Tensor& got, const Tensor& expected, double bound, double floor = 0);
+// |got - expected| <= bound (|expected| + rms(expected)) + floor + noise, element by element, and the same shape.
+testing::AssertionResult near(const Tensor& got, const Tensor& expected, double bound, double floor = 0,
+                              const Tensor& noise = {});
 testing::AssertionResult same_bits(const Tensor& got, const Tensor& expected);
 
 }  // namespace flame::test
