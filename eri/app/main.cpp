@@ -9,6 +9,7 @@
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/device/device.h"
+#include "flame/device/plan_cache.h"
 
 namespace eri {
 namespace {
@@ -92,31 +93,40 @@ CLI::Option* add_model(CLI::App& command, std::string& model) {
       ->required();
 }
 
-}  // namespace eri
+namespace {
 
-int main(int argc, char** argv) {
-  eri::wait_passively(argv);
-  CLI::App app(eri::about, "eri");
+int run(int argc, char** argv) {
+  CLI::App app(about, "eri");
   app.require_subcommand(0, 1);
   app.get_formatter()->column_width(44);
-  eri::add_train(app);
-  eri::add_sample(app);
-  eri::add_evaluate(app);
-  eri::add_verify(app);
-  eri::add_init_lora(app);
-  eri::add_synth(app);
-  eri::add_doctor(app);
+  add_train(app);
+  add_sample(app);
+  add_evaluate(app);
+  add_verify(app);
+  add_init_lora(app);
+  add_synth(app);
+  add_doctor(app);
   try {
     if (const std::string complaint = flame::cpu_complaint(); !complaint.empty()) flame::fail(complaint);
-    app.parse(eri::arguments(argc, argv));
+    app.parse(arguments(argc, argv));
     if (app.get_subcommands().empty()) std::cout << app.help();
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    std::cerr << "eri: " << error.what() << eri::remedy(app, argc, argv) << std::endl;
+    std::cerr << "eri: " << error.what() << remedy(app, argc, argv) << std::endl;
     return 2;
   } catch (const std::exception& error) {
     std::cerr << "eri: " << error.what() << std::endl;
     return 1;
   }
   return 0;
+}
+
+}  // namespace
+}  // namespace eri
+
+int main(int argc, char** argv) {
+  eri::wait_passively(argv);
+  const int status = eri::run(argc, argv);
+  flame::save_plans();  // of a command that failed, too: what it searched for is as good
+  return status;
 }

@@ -8,6 +8,7 @@
 #include "eri/lora/metadata.h"
 #include "eri/train/training_metadata.h"
 #include "flame/core/error.h"
+#include "flame/device/plan_cache.h"
 #include "flame/ops/pointwise.h"
 
 namespace eri {
@@ -156,7 +157,10 @@ void Trainer::run(const std::atomic<bool>& stop) {
   for (int64_t first = steps_done_ + 1; steps_done_ < config_.max_train_steps && !stop;) {
     queue_step();
     show(steps_done_ == first);
-    if (steps_done_ == first) log.say(memory_by_purpose(family_->device()));
+    if (steps_done_ == first) {
+      log.say(memory_by_purpose(family_->device()));
+      flame::save_plans();  // a run that is killed has them all by now
+    }
     const bool due = config_.save_every_n_steps && steps_done_ % config_.save_every_n_steps == 0;
     if (!due || steps_done_ == config_.max_train_steps) continue;
     show(true);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "eri/train/trainer.h"
 #include "tests/io/files.h"
@@ -13,6 +14,7 @@ using flame::testing::TemporaryFolder;
 
 class CudaTraining : public testing::Test {
  protected:
+  static void SetUpTestSuite() { ::setenv("ERI_PLAN_CACHE", "off", 0); }  // leaves the user's alone
   void SetUp() override {
     if (flame::cuda_device_count() == 0) GTEST_SKIP() << "there is no GPU on this machine";
   }
