@@ -104,7 +104,7 @@ Trainer::Trainer(const TrainConfig& config)
     loss_scale_ = loss_scale(family_->latent_shape(config_.train_batch_size, height, width));
   }
   family_->release_encoders();
-  flame::release_cache(device);
+  if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
   loss_weights_ = family_->loss_weights(config_.min_snr_gamma);
 
   // 3. What is trained.
