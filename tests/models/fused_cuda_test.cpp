@@ -103,11 +103,11 @@ class Fused : public testing::Test {
   // A LoRA whose both factors are far from zero.
   static LoraNetwork attach(const UNet& unet, int64_t rank, DType compute = DType::f32) {
     const LoraTargets targets = lora_targets(unet, LoraPart::unet);
-    LoraNetwork network(targets, {.dim = rank, .alpha = 8, .seed = 1}, compute);
+    LoraNetwork network(targets, {.dim = rank, .alpha = static_cast<double>(rank), .seed = 1}, compute);
     Generator generator(5);
     for (const auto& parameter : network.parameters().parameters())
       ParameterPack::view(network.parameters().values(), parameter)
-          .copy_from((Tensor::randn(parameter.value.shape(), generator) * 0.1f).to(Device::cuda(0)));
+          .copy_from((Tensor::randn(parameter.value.shape(), generator) * 0.03f).to(Device::cuda(0)));
     network.parameters().refresh();
     return network;
   }
