@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
+#include "bench_commit.h"
 #include "eri/diffusion/noise_schedule.h"
 #include "eri/lora/lora.h"
 #include "eri/models/synthetic.h"
@@ -16,7 +17,7 @@
 #include "flame/ops/loss.h"
 #include "flame/ops/pointwise.h"
 #include "flame/optim/adamw.h"
-#include "kernel_times.h"
+#include "training_log.h"
 
 namespace {
 
@@ -30,7 +31,7 @@ struct Arguments {
   std::vector<int64_t> batch_sizes = {1};
   std::vector<std::string> policies = {"lean"};
   int64_t rank = 16, size = 1024, steps = 20;
-  std::string dtype = "bf16", json;
+  std::string dtype = "bf16", json, commit = BENCH_COMMIT;
   bool plain = false, graphs = true, kernels = false;
 };
 
@@ -84,6 +85,20 @@ void print_kernels(const bench::KernelTimes& all) {
                 all.kernels[i].microseconds / static_cast<double>(all.kernels[i].calls), all.kernels[i].name.c_str());
 }
 
+void print(const bench::StepFigures& figures, const StepResult& first, const StepResult& last) {
+  const auto [least, most] = std::minmax_element(figures.milliseconds.begin(), figures.milliseconds.end());
+  std::printf(
+      "batch %2ld %-8s  median %8.2f ms  min %8.2f  max %8.2f   first %6.2f s, plain %8.2f ms   peak %6.2f GiB, "
+      "held %6.2f   %zu nodes   loss %.6f .. %.6f norm %.4f\n ",
+      static_cast<long>(figures.batch), figures.policy.c_str(), bench::median(figures.milliseconds), *least, *most,
+      figures.first_seconds, figures.plain_milliseconds, figures.memory.peak / GiB, figures.memory.reserved / GiB,
+      figures.nodes, first.loss, last.loss, last.grad_norm);
+  const nlohmann::json by_purpose = bench::gib_by_purpose(figures.memory);
+  for (const auto& [purpose, gib] : by_purpose.items()) std::printf(" %s %.3f", purpose.c_str(), gib.get<double>());
+  std::printf(" GiB\n");
+  std::fflush(stdout);
+}
+
 void run(const Arguments& arguments) {
   const Device device = Device::cuda(0);
   std::printf("%s, %s, rank %ld, %ld x %ld\n", flame::cuda::properties(device).name, arguments.dtype.c_str(),
@@ -115,7 +130,14 @@ void run(const Arguments& arguments) {
     std::printf("fused, %.2f GiB\n", flame::memory_use(device).current / GiB);
   }
 
-  nlohmann::json rows = nlohmann::json::array();
+  const bench::TrainingSetup setup = {flame::cuda::properties(device).name,
+                                      arguments.commit,
+                                      arguments.dtype,
+                                      !arguments.plain,
+                                      arguments.rank,
+                                      arguments.size};
+  nlohmann::json log = bench::log_header(setup);
+  nlohmann::json& rows = log["rows"];
   for (const std::string& policy : arguments.policies) {
     if (!arguments.plain) unet.set_memory_policy(parse_memory_policy(policy));
     for (int64_t samples : arguments.batch_sizes) {
@@ -129,34 +151,21 @@ void run(const Arguments& arguments) {
         start = std::chrono::steady_clock::now();
         step_times(step, number, batch, 1, device);
         const double first = seconds_since(start);
-        std::vector<float> warm = step_times(step, number, batch, 3, device);
-        std::vector<float> times = step_times(step, number, batch, arguments.steps, device);
-        std::sort(times.begin(), times.end());
+        const double plain = step_times(step, number, batch, 3, device)[0];
+        const std::vector<float> times = step_times(step, number, batch, arguments.steps, device);
         const auto results = step.results(true);
-        const flame::MemoryUse memory = flame::memory_use(device);
-        std::printf(
-            "batch %2ld %-8s  median %8.2f ms  min %8.2f  max %8.2f   first %6.2f s, plain %8.2f ms   peak %6.2f GiB, "
-            "held %6.2f   %zu nodes   loss %.6f .. %.6f norm %.4f\n",
-            static_cast<long>(samples), policy.c_str(), times[times.size() / 2], times.front(), times.back(), first,
-            warm[0], memory.peak / GiB, memory.reserved / GiB, step.graph_nodes(), results.front().loss,
-            results.back().loss, results.back().grad_norm);
-        std::fflush(stdout);
-        rows.push_back({{"batch", samples},
-                        {"policy", policy},
-                        {"median_ms", times[times.size() / 2]},
-                        {"min_ms", times.front()},
-                        {"max_ms", times.back()},
-                        {"first_s", first},
-                        {"plain_ms", warm[0]},
-                        {"peak_gib", memory.peak / GiB},
-                        {"held_gib", memory.reserved / GiB},
-                        {"nodes", step.graph_nodes()}});
+        const bench::StepFigures figures = {samples,           policy, times, first, plain, flame::memory_use(device),
+                                            step.graph_nodes()};
+        rows.push_back(bench::log_row(setup, figures));
+        print(figures, results.front(), results.back());
         if (arguments.kernels) {
-          print_kernels(bench::kernel_times([&] {
+          const bench::KernelTimes kernels = bench::kernel_times([&] {
             step.queue(++number, 1e-4, {batch});
             flame::synchronize(device);
-          }));
+          });
           step.results(true);
+          print_kernels(kernels);
+          rows.back()["profile"] = bench::kernel_rows(kernels);
         }
       } catch (const flame::Error& error) {
         std::printf("batch %2ld %-8s  %s\n", static_cast<long>(samples), policy.c_str(), error.what());
@@ -164,7 +173,7 @@ void run(const Arguments& arguments) {
     }
   }
   flame::save_plans();
-  if (!arguments.json.empty()) std::ofstream(arguments.json) << rows.dump(1) << "\n";
+  if (!arguments.json.empty()) std::ofstream(arguments.json) << log.dump(1) << "\n";
 }
 
 }  // namespace
@@ -179,6 +188,7 @@ int main(int argc, char** argv) {
   app.add_option("--steps", arguments.steps, "timed steps")->capture_default_str();
   app.add_option("--dtype", arguments.dtype)->capture_default_str();
   app.add_option("--json", arguments.json, "file for the figures");
+  app.add_option("--commit", arguments.commit, "what the figures are of")->capture_default_str();
   app.add_flag("--plain", arguments.plain, "layer by layer, not fused");
   app.add_flag("!--no-graph", arguments.graphs, "launch every kernel from the CPU");
   app.add_flag("--kernels", arguments.kernels, "also the time of each kernel");
