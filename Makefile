@@ -1,5 +1,5 @@
 # Each target installs the Debian packages that it lacks (README.md lists them) and leaves the work to CMake.
-.PHONY: build test demo sanitize fuzz bench reports format clean
+.PHONY: build test demo sanitize fuzz bench bench-gpu reports format clean
 .DEFAULT_GOAL := build
 
 # What a build needs: pip, too, where there is a compiler for GPUs.
@@ -41,12 +41,25 @@ bench:
 	build/release/bin/bench_kernels
 	bench/run.py
 
+gpu_log := build/bench-gpu.json
+bench-gpu:
+ifeq ($(shell nvidia-smi -L 2>/dev/null),)
+	@echo "There is no NVIDIA GPU on this machine (nvidia-smi lists none), so nothing was measured."
+else
+	tools/install_packages.sh $(needed) reports
+	cmake --preset release -D ERI_BENCH=ON -D FLAME_CUDA=ON -D FLAME_CUDA_ARCHITECTURES=$(gpu)-real
+	cmake --build --preset release --target bench_training
+	build/release/bin/bench_training --batch 1,2,4,8 --memory lean,ff,attn_ff,block --json $(gpu_log)
+	tools/gpu_report.py $(gpu_log)
+endif
+
 # What fails is for the report to say, so it does not stop here.
 reports:
 	tools/install_packages.sh $(needed) reports
 	rm -f build/release/tests.xml build/demo.log
 	-$(MAKE) test
 	-$(MAKE) demo >build/demo.log
+	tools/gpu_report.py $(wildcard $(gpu_log))
 	tools/integration_report.py
 
 format:

@@ -20,12 +20,12 @@ constexpr double kGiB = 1 << 30;
 constexpr double kTflopPerSample = 14.349, kPeakTflops = 737;
 const std::map<int64_t, double> kLibraryFloorMs = {{1, 50.1}, {2, 80.4}, {4, 147.5}};
 
-std::string today() {
+std::string utc_now(const char* format) {
   const std::time_t now = std::time(nullptr);
   std::tm utc = {};
   gmtime_r(&now, &utc);
   char text[16];
-  std::strftime(text, sizeof(text), "%Y-%m-%d", &utc);
+  std::strftime(text, sizeof(text), format, &utc);
   return text;
 }
 
@@ -74,15 +74,11 @@ json gib_by_purpose(const flame::MemoryUse& memory) {
 }
 
 json log_header(const TrainingSetup& setup) {
-  return {{"date", today()},
-          {"card", setup.card},
-          {"driver", driver_version()},
-          {"commit", setup.commit},
-          {"transformers", setup.fused ? "fused" : "layer by layer"},
-          {"dtype", setup.dtype},
-          {"rank", setup.rank},
-          {"size", setup.size},
-          {"rows", json::array()}};
+  return {{"date", utc_now("%Y-%m-%d")}, {"time", utc_now("%H:%M")},
+          {"card", setup.card},          {"driver", driver_version()},
+          {"commit", setup.commit},      {"transformers", setup.fused ? "fused" : "layer by layer"},
+          {"dtype", setup.dtype},        {"rank", setup.rank},
+          {"size", setup.size},          {"rows", json::array()}};
 }
 
 json log_row(const TrainingSetup& setup, const StepFigures& figures) {

@@ -32,7 +32,7 @@ float median(std::vector<float> values);
 // GiB at the peak: activations are what the other purposes, which do not change within a step, leave of it.
 nlohmann::json gib_by_purpose(const flame::MemoryUse& memory);
 
-// The log without rows: date (UTC), card, driver, commit and what was run.
+// The log without rows: date and time (UTC), card, driver, commit and what was run.
 nlohmann::json log_header(const TrainingSetup& setup);
 nlohmann::json log_row(const TrainingSetup& setup, const StepFigures& figures);
 nlohmann::json kernel_rows(const KernelTimes& all);
