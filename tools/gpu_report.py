@@ -2,6 +2,7 @@
 """Writes the parts of README.md, docs/benchmarks.md and docs/memory-report.md that tell of speed and memory on GPUs.
 
 usage: gpu_report.py [LOG.json ...]
+       gpu_report.py --check     fails where the documents are not what the logs give
 
 They are written from the logs in docs/data. A LOG, such as `bench_training --json` writes, is copied there first. Of a
 setup that was measured more than once the last one counts.
@@ -221,8 +222,8 @@ def summary(groups):
     return ""
 
 
-def rewrite(path, sections):
-    """Puts each section between its marks."""
+def filled(path, sections):
+    """The document's text with each section between its marks."""
     text = path.read_text()
     for name, body in sections.items():
         begin, end = f"<!-- {name}: by tools/gpu_report.py -->", f"<!-- end of {name} -->"
@@ -230,19 +231,33 @@ def rewrite(path, sections):
         if not pattern.search(text):
             sys.exit(f"gpu_report.py: {path.relative_to(ROOT)} lacks the marks of '{name}'")
         text = pattern.sub(lambda _: f"{begin}\n\n{body}\n\n{end}", text)
-    path.write_text(text)
+    return text
+
+
+def documents():
+    logs = read_logs()
+    groups = last_rows(logs)
+    return {
+        "docs/benchmarks.md": {"training step": titled(groups, step_times), "ladder": titled(groups, ladder),
+                               "kernels": kernels(logs), "cross attention": cross_attention(logs),
+                               "peers": peers(logs)},
+        "docs/memory-report.md": {"peaks": titled(groups, peaks), "cards": titled(groups, fits),
+                                  "predictions": titled(groups, predictions)},
+        "README.md": {"speed": summary(groups)},
+    }
 
 
 def main():
-    for path in map(pathlib.Path, sys.argv[1:]):
+    check = sys.argv[1:] == ["--check"]
+    for path in map(pathlib.Path, [] if check else sys.argv[1:]):
         keep(path)
-    logs = read_logs()
-    groups = last_rows(logs)
-    rewrite(ROOT / "docs/benchmarks.md", {"training step": titled(groups, step_times), "ladder": titled(groups, ladder), "kernels": kernels(logs),
-                                          "cross attention": cross_attention(logs), "peers": peers(logs)})
-    rewrite(ROOT / "docs/memory-report.md", {"peaks": titled(groups, peaks), "cards": titled(groups, fits),
-                                             "predictions": titled(groups, predictions)})
-    rewrite(ROOT / "README.md", {"speed": summary(groups)})
+    for name, sections in documents().items():
+        path = ROOT / name
+        text = filled(path, sections)
+        if not check:
+            path.write_text(text)
+        elif text != path.read_text():
+            sys.exit(f"{name} is not what docs/data gives: run tools/gpu_report.py")
 
 
 main()
