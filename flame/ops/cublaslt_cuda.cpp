@@ -208,7 +208,7 @@ bool CublasLt::search(cudaStream_t stream, const Product& product, Plan& plan, b
 
   // Elsewhere than in out, which may be added to.
   const auto bytes = static_cast<int64_t>(span_bytes(product.out));
-  const Tensor scratch = Tensor::empty({bytes}, DType::u8, device_);
+  const Tensor scratch = Tensor::zeros({bytes}, DType::u8, device_);
   Product trial = product;
   trial.out.data = scratch.raw();
   if (product.c.data == product.out.data) trial.c.data = scratch.raw();

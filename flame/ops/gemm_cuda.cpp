@@ -85,9 +85,11 @@ void product(Device device, cudaStream_t stream, const Matrix& a, bool ta, const
                          epilogue.alpha,
                          beta,
                          epilogue.bias};
+    // With both an addend and a bias the library's kernels round to 16 bits again and again on the way.
+    const bool in_one_step = out.dtype == DType::f32 || beta == 0 || !now.bias;
     if (now.depth() == 0) {
       finish_product(device, stream, nullptr, beta, now.c, now.bias, now.out);
-    } else if (!CublasLt::on(device).run(stream, now) && !run_in_two_steps(device, stream, now)) {
+    } else if (!(in_one_step && CublasLt::on(device).run(stream, now)) && !run_in_two_steps(device, stream, now)) {
       fail("product: cuBLASLt has no algorithm for ", out.rows, " x ", out.columns, " sums of ", now.depth(), " in ",
            a.dtype, " on this GPU");
     }
