@@ -75,13 +75,13 @@ struct Batch {
 // What a block's gradient needs. x1, x2, x3 are normalised; t is what ff_out's adapters made of its input.
 struct Kept {
   Tensor h;
-  Extended x1, a1, x2, a2, x3;
-  Tensor rstd1, rstd2, rstd3, qkv, sum1, q2, sum2, f, t;
+  Extended x1, a1, x2, a2, x3, f;
+  Tensor rstd1, rstd2, rstd3, qkv, sum1, q2, sum2, t;
 
   size_t bytes() const {
     size_t total = 0;
     for (const Tensor* x : {&h, &x1.buffer, &a1.buffer, &x2.buffer, &a2.buffer, &x3.buffer, &rstd1, &rstd2, &rstd3,
-                            &qkv, &sum1, &q2, &sum2, &f, &t})
+                            &qkv, &sum1, &q2, &sum2, &f.buffer, &t})
       if (x->defined()) total += x->bytes();
     return total;
   }
@@ -125,12 +125,12 @@ class FusedBlock {
     };
     const Device device = like.device();
 
-    // Feed-forward.
-    const Tensor dg = rows_of(rows, 4 * width_, like);
-    const Matrix dg_rows = cuda::matrix(dg);
-    ff_out_.backward(d, &dg_rows);
-    const Extended df = extended(8 * width_, ff_in_.extra()), g = extended(4 * width_, ff_out_.extra());
-    cuda::geglu_backward_rows(device, as_rows(dg_rows), cuda::rows_of(kept.f), as_rows(df.main()), as_rows(g.main()));
+    // Feed-forward. The gradient of f takes f's place, and g = geglu(f) that of its own gradient.
+    const Extended g = extended(4 * width_, ff_out_.extra());
+    const Matrix g_rows = g.main();
+    ff_out_.backward(d, &g_rows);
+    const Extended df = std::exchange(kept.f, {});
+    cuda::geglu_backward_rows(device, as_rows(g_rows), as_rows(df.main()), as_rows(df.main()), as_rows(g_rows));
     if (kept.t.defined()) {
       cuda::copy_rows(cuda::stream(device), cuda::matrix(kept.t), g.part(4 * width_, ff_out_.extra()));
       side.add_gradients(ff_out_, g, d, gradients);
@@ -201,10 +201,10 @@ class FusedBlock {
   // out = h2 + ff_out(geglu(ff_in(x3))); without `out` only what is kept of it.
   void feed_forward(Kept& kept, const Matrix& h2, const Matrix& out) const {
     const Tensor& like = kept.x3.buffer;
-    kept.f = rows_of(kept.x3.rows(), 8 * width_, like);
-    ff_in_.forward(kept.x3, matrix(kept.f));
+    kept.f = Extended(kept.x3.rows(), 8 * width_, ff_in_.extra(), like.dtype(), like.device());
+    ff_in_.forward(kept.x3, kept.f.main());
     const Extended g(kept.x3.rows(), 4 * width_, ff_out_.extra(), like.dtype(), like.device());
-    cuda::geglu_rows(like.device(), cuda::rows_of(kept.f), as_rows(g.main()));
+    cuda::geglu_rows(like.device(), as_rows(kept.f.main()), as_rows(g.main()));
     ff_out_.forward(g, out, &h2);
     if (!ff_out_.trains()) return;
     kept.t = rows_of(kept.x3.rows(), ff_out_.extra(), like);
@@ -224,9 +224,10 @@ class FusedBlock {
       kept.q2 = rows_of(batch.rows(), width_, kept.x1.buffer);
       q2_.forward(kept.x2, matrix(kept.q2));
     }
-    if (!kept.f.defined()) {
-      kept.f = rows_of(batch.rows(), 8 * width_, kept.x3.buffer);
-      ff_in_.forward(kept.x3, matrix(kept.f));
+    if (!kept.f.buffer.defined()) {
+      const Tensor& like = kept.x3.buffer;
+      kept.f = Extended(batch.rows(), 8 * width_, ff_in_.extra(), like.dtype(), like.device());
+      ff_in_.forward(kept.x3, kept.f.main());
     }
   }
 

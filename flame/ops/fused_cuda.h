@@ -38,7 +38,7 @@ void layer_norm_backward_rows(const LayerNormBackward& task);
 
 // y = geglu(x): x has 2C columns, y C.
 void geglu_rows(Device device, const Rows& x, const Rows& y);
-// dx = geglu's gradient for dy; `again` (optional) gets geglu(x) once more.
+// dx = geglu's gradient for dy; `again` (optional) gets geglu(x) once more. dx may be x itself, and again dy.
 void geglu_backward_rows(Device device, const Rows& dy, const Rows& x, const Rows& dx, const Rows& again = {});
 
 // y = a + b; y may be a or b.
