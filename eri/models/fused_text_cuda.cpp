@@ -89,16 +89,12 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
                               GradientMap& gradients) const {
   const cudaStream_t on = cuda::stream(device_);
   const int64_t ranks = down_.dim(0), in = down_.dim(1);
-  if (!down_sums_.defined()) {
-    const LastingScope lasting;
-    PurposeScope purpose(Purpose::gradients);
-    down_sums_ = Tensor::empty({ranks, in}, DType::f32, device_);
-    up_sums_ = Tensor::empty({width(), rank_}, DType::f32, device_);
-  }
+  const Tensor down_sums = Tensor::empty({ranks, in}, DType::f32, device_);
+  const Tensor up_sums = Tensor::empty({width(), rank_}, DType::f32, device_);
   const Tensor dlow = Tensor::empty(low.shape(), dtype_, device_);
   for (const Batch& batch : batches_) {
     const Matrix slopes = columns_of(batch, dy);
-    const Matrix sums = {up_sums_.raw() + static_cast<size_t>(batch.first_column * rank_) * sizeof(float),
+    const Matrix sums = {up_sums.raw() + static_cast<size_t>(batch.first_column * rank_) * sizeof(float),
                          DType::f32,
                          batch.out,
                          rank_,
@@ -109,18 +105,18 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
     cuda::product(device_, on, slopes, false, cuda::matrix(batch.up), false, ranks_of(batch, dlow));
   }
   cuda::product(device_, on, cuda::matrix(dlow), true, cuda::matrix(context, dlow.dim(0), in), false,
-                cuda::matrix(down_sums_));
+                cuda::matrix(down_sums));
 
   std::vector<cuda::GradientPart> parts;
   int64_t column = 0, most_rows = 1;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto& [adapter, out] = layers_[i];
-    parts.push_back({.from = down_sums_.data<float>() + static_cast<int64_t>(i) * rank_ * in,
+    parts.push_back({.from = down_sums.data<float>() + static_cast<int64_t>(i) * rank_ * in,
                      .from_pitch = in,
                      .to = gradients.accumulator(adapter.down.slot()).data<float>(),
                      .rows = rank_,
                      .columns = in});
-    parts.push_back({.from = up_sums_.data<float>() + column * rank_,
+    parts.push_back({.from = up_sums.data<float>() + column * rank_,
                      .from_pitch = rank_,
                      .to = gradients.accumulator(adapter.up.slot()).data<float>(),
                      .rows = out,
@@ -128,20 +124,19 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
     column += out;
     most_rows = std::max(most_rows, out);
   }
-  write_table(parts);
-  cuda::add_gradients(device_, on, reinterpret_cast<const cuda::GradientPart*>(table_.raw()),
+  cuda::add_gradients(device_, on, reinterpret_cast<const cuda::GradientPart*>(table_of(parts).raw()),
                       static_cast<int>(parts.size()), most_rows);
 }
 
-// The places are the same in every step of a run, so that a captured step finds the table as it is.
-void FusedText::write_table(const std::vector<cuda::GradientPart>& parts) const {
+// A step's memory lies where it lay the last time, so that a captured step finds the table of the plain ones before it.
+const Tensor& FusedText::table_of(const std::vector<cuda::GradientPart>& parts) const {
   const size_t bytes = parts.size() * sizeof(cuda::GradientPart);
-  if (parts_.size() == parts.size() && std::memcmp(parts_.data(), parts.data(), bytes) == 0) return;
+  for (const Table& table : tables_)
+    if (std::memcmp(table.parts.data(), parts.data(), bytes) == 0) return table.on_device;
   const LastingScope lasting;
-  parts_ = parts;
   const Tensor host = Tensor::empty({static_cast<int64_t>(bytes)}, DType::u8);
   std::memcpy(host.raw(), parts.data(), bytes);
-  table_ = host.to(device_);
+  return tables_.emplace_back(Table{parts, host.to(device_)}).on_device;
 }
 
 std::vector<cuda::AdapterPlace> FusedText::places() const {

@@ -28,7 +28,7 @@ class FusedText {
   flame::cuda::Matrix ranks_of(const Batch& batch, const flame::Tensor& low) const;
   void add_gradients(const flame::Tensor& context, const flame::Tensor& low, const flame::Tensor& dy,
                      flame::GradientMap& gradients) const;
-  void write_table(const std::vector<flame::cuda::GradientPart>& parts) const;
+  const flame::Tensor& table_of(const std::vector<flame::cuda::GradientPart>& parts) const;
 
   flame::Device device_;
   flame::DType dtype_;
@@ -38,9 +38,12 @@ class FusedText {
   flame::Tensor down_;    // [all ranks, C]
   std::vector<Layer> layers_;
   std::vector<Batch> batches_;
-  // Sums of adapters' gradients before they are added to their places, and where those are.
-  mutable flame::Tensor down_sums_, up_sums_, table_;
-  mutable std::vector<flame::cuda::GradientPart> parts_;
+  // Where sums of adapters' gradients are and go, in the device's memory: one for each shape of step.
+  struct Table {
+    std::vector<flame::cuda::GradientPart> parts;
+    flame::Tensor on_device;
+  };
+  mutable std::vector<Table> tables_;
 };
 
 }  // namespace eri

@@ -354,7 +354,10 @@ class FusedTransformer {
     return record_always("fused_transformer", y, inputs,
                          [this, batch, in, last, kept, adapters, dnormed_to = wants(normed), dx_to = wants(x),
                           dtext_to = wants(text), shape = x.shape()](const Tensor& dy, GradientMap& gradients) {
-                           const Tensor dtext = dtext_to ? gradients.accumulator(dtext_to) : Tensor();
+                           // Each block's keys and values are read for the last time before their gradients are
+                           // written: they take their place.
+                           const Tensor dtext = dtext_to ? batch.text : Tensor();
+                           if (dtext_to && !gradients.contains(dtext_to)) gradients.add(dtext_to, dtext);
                            const Tensor dnormed =
                                backward(dy, batch, in, last, *kept, dtext, bool(dnormed_to), adapters, gradients);
                            if (dnormed_to) gradients.add(dnormed_to, dnormed.view(shape));

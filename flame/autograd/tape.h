@@ -22,7 +22,8 @@ class GradientMap {
   // Where the gradient of `to` is added up, for rules that add to it in place: what it is bound to, or zeros made now.
   Tensor accumulator(const SlotPtr& to);
 
-  bool contains(const Tensor& x) const { return x.slot() && gradients_.contains(x.slot()); }
+  bool contains(const Tensor& x) const { return contains(x.slot()); }
+  bool contains(const SlotPtr& to) const { return to && gradients_.contains(to); }
   const Tensor& operator[](const Tensor& x) const;  // throws if there is no gradient for x
   Tensor take(const SlotPtr& slot);                 // removes it; no tensor if there is none
   void add(const GradientMap& others);              // all of them

@@ -59,7 +59,7 @@ TEST(Memory, TwentySavesAndResumesLeaveNothing) {
     }
     config.resume = folder / "state";
     EXPECT_EQ(held(), at_start) << "after run " << i;
-    if (i == 1) resident_before = resident();
+    if (i == 5) resident_before = resident();  // what the first ones leave to be reused has settled
   }
   EXPECT_LT(resident(), resident_before * 1.01);
 }
