@@ -31,7 +31,13 @@ cuda::Rows as_rows(const Matrix& m) { return {m.data, m.dtype, m.rows, m.columns
 class SideWork {
  public:
   SideWork(Device device, bool wanted) : device_(device), wanted_(wanted) {}
-  ~SideWork() { finish(); }
+  // On the way out of a failure the failure counts, not what it does to waiting.
+  ~SideWork() {
+    try {
+      finish();
+    } catch (const flame::Error&) {
+    }
+  }
   SideWork(const SideWork&) = delete;
   SideWork& operator=(const SideWork&) = delete;
 
@@ -39,7 +45,7 @@ class SideWork {
     if (!wanted_ || !linear.trains()) return;
     held_.push_back(x.buffer);
     held_.push_back(dy.buffer);
-    linear.add_gradients(x, dy, cuda::fork(device_), gradients, held_);
+    linear.add_gradients(x, dy, gradients, held_);
   }
 
   // The first stream waits for what was given before the last turn, which leaves the rest time to overlap.

@@ -157,7 +157,10 @@ void reset_peak(Device device) {
   with(device, [](auto& of) { of.reset_peak(); });
 }
 void release_cache(Device device) {
-  with(device, [](auto& of) { of.release(); });
+#ifdef FLAME_CUDA
+  if (device.is_cuda()) return cuda::state(device).allocator.release(cuda::state(device).graphs == 0);
+#endif
+  allocator().release();
 }
 
 #ifdef FLAME_CUDA

@@ -71,11 +71,11 @@ void Allocator::reset_peak() {
   use_.peak = use_.current;
 }
 
-void Allocator::release() {
+void Allocator::release(bool arena_too) {
   const std::lock_guard lock(mutex_);
   check(cudaDeviceSynchronize());
   lasting_.release();
-  arena_.release();
+  if (arena_too) arena_.release();
 }
 
 void Allocator::set_limit(size_t bytes) {

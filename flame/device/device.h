@@ -95,7 +95,7 @@ struct MemoryUse {
 };
 MemoryUse memory_use(Device device);
 void reset_peak(Device device);
-void release_cache(Device device);  // gives memory that is kept for reuse back to the system
+void release_cache(Device device);  // gives memory that is kept for reuse back to the system, but for captured graphs'
 
 // Memory of one step: what is allocated on `device` in this scope, on this thread, comes from a region of its own. The
 // region begins empty and must be empty again at the end, so that every step and every captured graph has the same

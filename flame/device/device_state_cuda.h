@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -19,7 +20,7 @@ class Allocator {
   void enter_arena();  // throws if something of the last step is still there
   MemoryUse use();
   void reset_peak();
-  void release();
+  void release(bool arena_too);
   void set_limit(size_t bytes);
 
  private:
@@ -54,6 +55,7 @@ struct DeviceState {
   size_t next_mark = 0;
   Allocator allocator;
   Uploads uploads;
+  std::atomic<int> graphs = 0;  // captured, and reading and writing the arena whenever they are launched
 };
 
 DeviceState& state(Device device);  // made at the first call and never destroyed; makes the device current

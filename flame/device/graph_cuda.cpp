@@ -1,5 +1,5 @@
 #include "flame/core/error.h"
-#include "flame/device/cuda.h"
+#include "flame/device/device_state_cuda.h"
 #include "flame/device/graph.h"
 
 namespace flame {
@@ -10,13 +10,15 @@ struct CapturedGraph::State {
   Device device;
   size_t nodes = 0;
   cudaGraphExec_t executable = nullptr;
+  explicit State(Device where) : device(where) { ++cuda::state(device).graphs; }
   ~State() {
     if (executable) cudaGraphExecDestroy(executable);
+    --cuda::state(device).graphs;
   }
 };
 
 CapturedGraph::CapturedGraph(Device device, const std::function<void()>& work)
-    : state_(std::make_shared<State>(State{device})) {
+    : state_(std::make_shared<State>(device)) {
   const cudaStream_t stream = cuda::stream(device);
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   cudaGraph_t graph = nullptr;

@@ -70,29 +70,39 @@ void ExtendedLinear::backward(const Extended& dy, const Matrix* dx) const {
   if (dx) product(device_, on, dy.part(0, out_ + extra_), false, block(0, 0, out_ + extra_, in_), false, *dx, {});
 }
 
-void ExtendedLinear::add_gradients(const Extended& x, const Extended& dy, cudaStream_t on, GradientMap& gradients,
+void ExtendedLinear::add_gradients(const Extended& x, const Extended& dy, GradientMap& gradients,
                                    std::vector<Tensor>& scratch) const {
   if (parts_.empty()) return;
-  Tensor sums;  // dt' [x_hat | .. | 1]: what the gradients of all A are made from after a LayerNorm
+  // What they are added to is made on the first stream, before the second one begins.
+  const auto sum_of = [&](const Tensor& factor) {
+    return factor.slot() ? gradients.accumulator(factor.slot()) : Tensor();
+  };
+  std::vector<std::pair<Tensor, Tensor>> sums;
+  for (const Part& part : parts_) sums.emplace_back(sum_of(part.adapter.down), sum_of(part.adapter.up));
+  const cudaStream_t on = fork(device_);
+  Tensor all_downs;  // dt' [x_hat | .. | 1]: what the gradients of all A are made from after a LayerNorm
   if (gain_.defined()) {
-    sums = Tensor::empty({rank_, in_ + extra_}, DType::f32, device_);
-    scratch.push_back(sums);
-    product(device_, on, dy.part(out_, rank_), true, x.whole(), false, matrix(sums), {});
+    all_downs = Tensor::empty({rank_, in_ + extra_}, DType::f32, device_);
+    scratch.push_back(all_downs);
+    product(device_, on, dy.part(out_, rank_), true, x.whole(), false, matrix(all_downs), {});
   }
-  std::vector<GradientPart> downs;
-  for (const Part& part : parts_) {
-    const Tensor up = gradients.accumulator(part.adapter.up.slot()),
-                 down = gradients.accumulator(part.adapter.down.slot());
-    product(device_, on, dy.part(part.first_row, part.out), true, x.part(in_ + part.first_rank, part.rank), false,
-            matrix(up), {.alpha = part.adapter.scale, .beta = 1});
-    if (!sums.defined()) {
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const Part& part = parts_[i];
+    const auto& [down, up] = sums[i];
+    if (up.defined())
+      product(device_, on, dy.part(part.first_row, part.out), true, x.part(in_ + part.first_rank, part.rank), false,
+              matrix(up), {.alpha = part.adapter.scale, .beta = 1});
+    if (down.defined() && !all_downs.defined())
       product(device_, on, dy.part(out_ + part.first_rank, part.rank), true, x.main(), false, matrix(down),
               {.beta = 1});
-      continue;
-    }
-    const float* const from = sums.data<float>() + part.first_rank * (in_ + extra_);
-    downs.push_back({from, in_ + extra_, gain(), shift(), from + in_ + extra_ - 1, in_ + extra_, down.data<float>(),
-                     part.rank, in_});
+  }
+  if (!all_downs.defined()) return;
+  std::vector<GradientPart> downs;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    if (!sums[i].first.defined()) continue;
+    const float* const from = all_downs.data<float>() + parts_[i].first_rank * (in_ + extra_);
+    downs.push_back({from, in_ + extra_, gain(), shift(), from + in_ + extra_ - 1, in_ + extra_,
+                     sums[i].first.data<float>(), parts_[i].rank, in_});
   }
   cuda::add_gradients(device_, on, downs);
 }

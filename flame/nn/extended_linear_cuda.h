@@ -48,10 +48,9 @@ class ExtendedLinear {
   void forward(const Extended& x, const Matrix& y, const Matrix* residual = nullptr) const;
   // dx = the gradient of x; fills dy's extra columns. Without dx only those.
   void backward(const Extended& dy, const Matrix* dx) const;
-  // Adds the adapters' gradients, on `stream`; x and dy as forward() and backward() left them. `scratch` keeps what
-  // must live until the stream is done.
-  void add_gradients(const Extended& x, const Extended& dy, cudaStream_t stream, GradientMap& gradients,
-                     std::vector<Tensor>& scratch) const;
+  // Adds the adapters' gradients on the device's second stream; x and dy as forward() and backward() left them.
+  // `scratch` keeps what must live until that stream is done.
+  void add_gradients(const Extended& x, const Extended& dy, GradientMap& gradients, std::vector<Tensor>& scratch) const;
 
   std::vector<AdapterPlace> places() const;  // for refresh_adapters()
 

@@ -221,6 +221,8 @@ void refresh_adapters(Device device, const AdapterPlace* places, int count, int6
 
 void add_gradients(Device, cudaStream_t stream, std::span<const GradientPart> parts) {
   if (parts.empty()) return;
+  require(parts.size() <= gradient_parts, "add_gradients", "expected at most ", gradient_parts, " parts, got ",
+          parts.size());
   Parts by_value = {};
   int64_t most_rows = 1;
   for (size_t i = 0; i < parts.size(); ++i) {

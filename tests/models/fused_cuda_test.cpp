@@ -144,6 +144,22 @@ TEST_F(Fused, IsAsNearToF32AsLayerByLayer) {
   }
 }
 
+// Ranks that leave the adapters' columns at any alignment, and such as need more columns than one tile.
+TEST_F(Fused, TakesAnyRank) {
+  const Inputs in = inputs(Device::cuda(0));
+  for (int64_t rank : {1, 3, 20, 100}) {
+    const UNet wide = make(DType::f32);
+    const LoraNetwork wide_lora = attach(wide, rank);
+    const Outcome expected = run(wide, &wide_lora, in);
+    UNet fused = make(DType::bf16);
+    const LoraNetwork lora = attach(fused, rank);
+    fused.fuse();
+    const Outcome got = run(fused, &lora, in);
+    EXPECT_LT(distance(got.out, expected.out), 0.1) << "rank " << rank;
+    EXPECT_LT(distance(got.gradients, expected.gradients), 0.25) << "rank " << rank;
+  }
+}
+
 TEST_F(Fused, WithoutAdaptersPredictsTheSame) {
   const Inputs in = inputs(Device::cuda(0));
   const Outcome expected = run(make(DType::f32), nullptr, in), plain = run(make(DType::bf16), nullptr, in);
