@@ -156,7 +156,7 @@ MemoryUse memory_use(Device device) {
 void reset_peak(Device device) {
   with(device, [](auto& of) { of.reset_peak(); });
 }
-void release_cache(Device device) {
+void release_cache([[maybe_unused]] Device device) {
 #ifdef FLAME_CUDA
   if (device.is_cuda()) return cuda::state(device).allocator.release(cuda::state(device).graphs == 0);
 #endif
