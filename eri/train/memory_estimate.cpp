@@ -8,7 +8,7 @@ namespace eri {
 namespace {
 
 constexpr int64_t kElement = 2, kFloat = 4;         // bytes: f16 or bf16, f32
-constexpr int64_t kWorkspaces = int64_t{64} << 20;  // cuBLASLt's, of two streams
+constexpr int64_t kWorkspaces = int64_t{16} << 20;  // cuBLASLt's, of two streams
 
 // Columns that a matrix has for its adapters and its bias: ExtendedLinear pads them for the products' sake.
 int64_t extra_columns(int64_t rank) { return (rank + 1 + 63) / 64 * 64; }
@@ -80,19 +80,18 @@ int64_t growth(int64_t in, int64_t out, int64_t extra) { return (out + extra) * 
 void add_parameters(const MemoryQuestion& question, const Walk& walk, MemoryEstimate& sum) {
   const int64_t rank = question.rank, context = question.unet.context_dim;
   const int64_t one = extra_columns(rank), three = extra_columns(3 * rank);
-  int64_t trained = 0, grown = 0, of_text = 0;
+  int64_t trained = 0, grown = 0;
   for (const auto& [rows, width, depth] : walk.transformers) {
     const int64_t text = depth * 2 * (context + width);
     trained += rank * (2 * 2 * width + depth * (6 * 2 * width + 9 * width + 5 * width) + text);
     grown += 2 * growth(width, width, one) + rank * text;
     grown += depth * (growth(width, 3 * width, three) + 3 * growth(width, width, one) + growth(width, 8 * width, one) +
                       growth(4 * width, width, one));
-    of_text += rank * text;
   }
   sum.weights = (unet_elements(question.unet) + grown) * kElement;
   sum.adapters = trained * kFloat;
   sum.optimizer = 2 * trained * kFloat;
-  sum.gradients = (trained + of_text) * kFloat;
+  sum.gradients = trained * kFloat;
 }
 
 // Of one transformer block, in bytes: what its gradient needs, and what of it the policy leaves to be computed again.
@@ -119,13 +118,12 @@ void add_activations(const MemoryQuestion& question, const Walk& walk, MemoryEst
   for (const auto& [rows, width, depth] : walk.transformers) {
     const BlockActivations block(rows, width, question.rank, question.policy);
     sum.kept += depth * block.kept + 2 * rows * (width + extra_columns(question.rank)) * kElement;
-    // The feed-forward's gradients; what is computed again leaves a gap of its size, so that it counts twice
-    // (measured).
-    sum.working = std::max(sum.working, rows * 16 * width * kElement + 2 * block.again);
+    // What GEGLU gives, which its own gradient left its place to; what is computed again leaves a gap of its size, so
+    // that it counts twice (measured).
+    sum.working = std::max(sum.working, rows * 4 * width * kElement + 2 * block.again);
     text += depth * 2 * width;
   }
-  const int64_t text_and_its_gradient = 2 * question.samples * question.text_tokens * text * kElement;
-  sum.working += text_and_its_gradient + kWorkspaces;
+  sum.working += question.samples * question.text_tokens * text * kElement + kWorkspaces;
 }
 
 }  // namespace
