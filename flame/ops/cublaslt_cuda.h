@@ -32,8 +32,9 @@ class CublasLt {
   bool run(cudaStream_t stream, const Product& product);  // false where the library has no algorithm for it
 
  private:
-  static constexpr size_t workspace_bytes = size_t{8} << 20;  // of each stream; what is faster with more is not worth it
-  using Key = std::array<int64_t, 19>;                         // all that the choice of an algorithm may depend on
+  static constexpr size_t workspace_bytes = size_t{8}
+                                            << 20;  // of each stream; what is faster with more is not worth it
+  using Key = std::array<int64_t, 19>;              // all that the choice of an algorithm may depend on
   struct KeyHash {
     size_t operator()(const Key& key) const;
   };
