@@ -2,7 +2,7 @@
 
 #include "flame/core/tensor.h"
 
-// Norms, GEGLU and sums for GPUs that read and write rows of wider buffers and do what comes next to them in the same
+// Norms and GEGLU for GPUs that read and write rows of wider buffers and do what comes next to them in the same
 // pass. Each says the plain ops that it stands for; arithmetic is f32 throughout and rounds once, at the end. A Rows
 // without data and a Tensor that is none are not read or written where "optional" is said.
 namespace flame::cuda {
@@ -40,9 +40,6 @@ void layer_norm_backward_rows(const LayerNormBackward& task);
 void geglu_rows(Device device, const Rows& x, const Rows& y);
 // dx = geglu's gradient for dy; `again` (optional) gets geglu(x) once more. dx may be x itself, and again dy.
 void geglu_backward_rows(Device device, const Rows& dy, const Rows& x, const Rows& dx, const Rows& again = {});
-
-// y = a + b; y may be a or b.
-void add_rows(Device device, const Rows& a, const Rows& b, const Rows& y);
 
 // Rows whose columns lie in two buffers, as if concatenated; the second is optional.
 struct SplitRows {

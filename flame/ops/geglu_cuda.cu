@@ -69,21 +69,6 @@ struct GegluBackward {
   }
 };
 
-template <class T, int V>
-struct Add {
-  const T *a, *b;
-  T* y;
-  int64_t a_pitch, b_pitch, y_pitch;
-
-  __device__ void operator()(int64_t r, int64_t c) const {
-    const Pack<T, V> left = load<V>(a + r * a_pitch + c), right = load<V>(b + r * b_pitch + c);
-    float out[V];
-#pragma unroll
-    for (int i = 0; i < V; ++i) out[i] = left[i] + right[i];
-    store(y + r * y_pitch + c, out);
-  }
-};
-
 // rule(row, column) for every pack of V columns of every row.
 template <int V, class Index, class Rule>
 __global__ void __launch_bounds__(threads) for_each_pack(const Rule rule, Index packs, Index count) {
@@ -139,16 +124,6 @@ void geglu_backward_rows(Device device, const Rows& dy, const Rows& x, const Row
     const GegluBackward<T, V> rule = {data<T>(dy), data<T>(x), data<T>(dx), data<T>(again), dy.pitch,
                                       x.pitch,     dx.pitch,   again.pitch, columns};
     launch<V>(device, rule, x.rows, columns);
-  });
-}
-
-void add_rows(Device device, const Rows& a, const Rows& b, const Rows& y) {
-  require_rows("add_rows", "b", b, a.dtype, a.rows, a.columns);
-  require_rows("add_rows", "y", y, a.dtype, a.rows, a.columns);
-  if (a.rows * a.columns == 0) return;
-  visit_packs(a.dtype, in_packs(a) && in_packs(b) && in_packs(y), [&]<class T, int V>() {
-    const Add<T, V> rule = {data<T>(a), data<T>(b), data<T>(y), a.pitch, b.pitch, y.pitch};
-    launch<V>(device, rule, a.rows, a.columns);
   });
 }
 

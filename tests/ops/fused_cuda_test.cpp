@@ -143,21 +143,6 @@ TEST_F(Fused, GegluIsThePlainOne) {
   }
 }
 
-TEST_F(Fused, SumsArePlainOnes) {
-  for (const Form& form : forms()) {
-    for (auto [rows, columns] : {std::pair{3, 640}, {5, 7}}) {
-      SCOPED_TRACE(text(form, ", ", rows, " x ", columns));
-      dtype_ = form.dtype;
-      const Tensor a = draw({rows, columns}), b = draw({rows, columns});
-      const Wide left(form, a), right(form, b), y(form, rows, columns);
-      cuda::add_rows(Device::cuda(), left.rows(), right.rows(), y.rows());
-      EXPECT_TRUE(close(y.read(), a + b));
-      cuda::add_rows(Device::cuda(), left.rows(), right.rows(), left.rows());
-      EXPECT_TRUE(same_bits(left.buffer(), y.buffer()));
-    }
-  }
-}
-
 struct GroupNormCase {
   int64_t samples, positions, first, second;  // channels of the two parts
   int groups;
