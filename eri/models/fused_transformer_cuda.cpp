@@ -124,42 +124,11 @@ class FusedBlock {
   Extended backward(Kept kept, const Batch& batch, const Extended& d, const Tensor& dtext, SideWork& side,
                     GradientMap& gradients) const {
     restore(kept, batch);
-    const int64_t rows = batch.rows();
-    const Tensor& like = d.buffer;
-    const auto extended = [&](int64_t width, int64_t extra) {
-      return Extended(rows, width, extra, like.dtype(), like.device());
-    };
-    const Device device = like.device();
-
-    // Feed-forward. The gradient of f takes f's place, and g = geglu(f) that of its own gradient.
-    const Extended g = extended(4 * width_, ff_out_.extra());
-    const Matrix g_rows = g.main();
-    ff_out_.backward(d, &g_rows);
-    const Extended df = std::exchange(kept.f, {});
-    cuda::geglu_backward_rows(device, as_rows(g_rows), as_rows(df.main()), as_rows(df.main()), as_rows(g_rows));
-    if (kept.t.defined()) {
-      cuda::copy_rows(cuda::stream(device), cuda::matrix(kept.t), g.part(4 * width_, ff_out_.extra()));
-      side.add_gradients(ff_out_, g, d, gradients);
-    }
-    Extended d2 = through_norm(ff_in_, df, kept.x3, kept.rstd3, d, side, gradients);
-
-    // Attention to the text.
-    const Tensor da2 = rows_of(rows, width_, like);
-    const Matrix da2_rows = cuda::matrix(da2);
-    out2_.backward(d2, &da2_rows);
-    side.add_gradients(out2_, kept.a2, d2, gradients);
-    const Extended dq2 = extended(width_, q2_.extra());
-    cross_gradient(kept, batch, da2, dq2, dtext);
-    const Extended d1 = through_norm(q2_, dq2, kept.x2, kept.rstd2, d2, side, gradients);
-
-    // Attention to itself.
-    const Tensor da1 = rows_of(rows, width_, like);
-    const Matrix da1_rows = cuda::matrix(da1);
-    out1_.backward(d1, &da1_rows);
-    side.add_gradients(out1_, kept.a1, d1, gradients);
-    const Extended dqkv = extended(3 * width_, qkv_.extra());
-    self_gradient(kept, batch, da1, dqkv);
-    const Extended d0 = through_norm(qkv_, dqkv, kept.x1, kept.rstd1, d1, side, gradients);
+    const Extended d2 = feed_forward_gradient(kept, d, side, gradients);
+    side.turn();
+    const Extended d1 = text_gradient(kept, batch, d2, dtext, side, gradients);
+    side.turn();
+    const Extended d0 = self_gradient(kept, batch, d1, side, gradients);
     side.turn();
     return d0;
   }
@@ -237,6 +206,51 @@ class FusedBlock {
     }
   }
 
+  Extended extended_like(const Extended& d, int64_t width, int64_t extra) const {
+    return Extended(d.rows(), width, extra, d.buffer.dtype(), d.buffer.device());
+  }
+
+  // The gradients of the three parts, the last first: each takes what was kept for it, which ends with it.
+
+  // The gradient of f takes f's place, and g = geglu(f) that of its own gradient.
+  Extended feed_forward_gradient(Kept& kept, const Extended& d, SideWork& side, GradientMap& gradients) const {
+    const Device device = d.buffer.device();
+    const Extended g = extended_like(d, 4 * width_, ff_out_.extra()), x3 = std::exchange(kept.x3, {});
+    const Matrix g_rows = g.main();
+    ff_out_.backward(d, &g_rows);
+    const Extended df = std::exchange(kept.f, {});
+    cuda::geglu_backward_rows(device, as_rows(g_rows), as_rows(df.main()), as_rows(df.main()), as_rows(g_rows));
+    if (kept.t.defined()) {
+      cuda::copy_rows(cuda::stream(device), cuda::matrix(kept.t), g.part(4 * width_, ff_out_.extra()));
+      side.add_gradients(ff_out_, g, d, gradients);
+    }
+    return through_norm(ff_in_, df, x3, kept.rstd3, d, side, gradients);
+  }
+
+  Extended text_gradient(Kept& kept, const Batch& batch, const Extended& d, const Tensor& dtext, SideWork& side,
+                         GradientMap& gradients) const {
+    const Extended x2 = std::exchange(kept.x2, {}), a2 = std::exchange(kept.a2, {});
+    const Tensor da2 = rows_of(d.rows(), width_, d.buffer);
+    const Matrix da2_rows = cuda::matrix(da2);
+    out2_.backward(d, &da2_rows);
+    side.add_gradients(out2_, a2, d, gradients);
+    const Extended dq2 = extended_like(d, width_, q2_.extra());
+    cross_attention_gradient(kept, batch, da2, dq2, dtext);
+    kept.q2 = {};
+    return through_norm(q2_, dq2, x2, kept.rstd2, d, side, gradients);
+  }
+
+  Extended self_gradient(Kept& kept, const Batch& batch, const Extended& d, SideWork& side,
+                         GradientMap& gradients) const {
+    const Tensor da1 = rows_of(d.rows(), width_, d.buffer);
+    const Matrix da1_rows = cuda::matrix(da1);
+    out1_.backward(d, &da1_rows);
+    side.add_gradients(out1_, kept.a1, d, gradients);
+    const Extended dqkv = extended_like(d, 3 * width_, qkv_.extra());
+    self_attention_gradient(kept, batch, da1, dqkv);
+    return through_norm(qkv_, dqkv, kept.x1, kept.rstd1, d, side, gradients);
+  }
+
   // The gradient through a layer and the norm before it, and past them.
   Extended through_norm(const ExtendedLinear& linear, const Extended& dy, const Extended& x, const Tensor& rstd,
                         const Extended& past, SideWork& side, GradientMap& gradients) const {
@@ -244,7 +258,7 @@ class FusedBlock {
     const Matrix dx_rows = matrix(dx);
     linear.backward(dy, &dx_rows);
     side.add_gradients(linear, x, dy, gradients);
-    const Extended result(x.rows(), width_, past.buffer.dim(1) - width_, x.buffer.dtype(), x.buffer.device());
+    const Extended result = extended_like(past, width_, past.buffer.dim(1) - width_);
     cuda::normalize_rows_gradient(x.buffer.device(), dx_rows, x.main(), rstd.data<float>(), past.main(), result.main());
     return result;
   }
@@ -273,7 +287,7 @@ class FusedBlock {
     require(refusal.empty(), "attention", refusal);
   }
 
-  void self_gradient(const Kept& kept, const Batch& batch, const Tensor& da, const Extended& dqkv) const {
+  void self_attention_gradient(const Kept& kept, const Batch& batch, const Tensor& da, const Extended& dqkv) const {
     const auto part = [&](const Tensor& buffer, int64_t i) { return heads_in(buffer, i * width_, batch.tokens); };
     const std::string& refusal = cuda::cudnn::attention_gradient(
         da.device(), self_shape(kept, batch), part(kept.qkv, 0), part(kept.qkv, 1), part(kept.qkv, 2),
@@ -302,8 +316,8 @@ class FusedBlock {
                           cuda::forward_cut(problem));
   }
 
-  void cross_gradient(const Kept& kept, const Batch& batch, const Tensor& da, const Extended& dq,
-                      const Tensor& dtext) const {
+  void cross_attention_gradient(const Kept& kept, const Batch& batch, const Tensor& da, const Extended& dq,
+                                const Tensor& dtext) const {
     const cuda::CrossAttention problem = cross_problem(kept, batch);
     const cuda::CrossAttentionCut cut = cuda::gradient_cut(problem);
     const auto of_text = [&](int64_t column) {

@@ -24,7 +24,18 @@ thread_local int arena_of = -1;
 
 bool in_arena(int device) { return arena_of == device; }
 
-Allocator::Allocator(int device) : memory_(device), lasting_(memory_), arena_(memory_) {}
+Allocator::Allocator(int device) : memory_(device), small_(memory_), large_(memory_), arena_(memory_) {}
+
+VirtualRange& Allocator::range_for(size_t bytes) {
+  if (in_arena(memory_.device())) return arena_;
+  return bytes < small_limit ? small_ : large_;
+}
+
+VirtualRange& Allocator::range_of(const std::byte* block) {
+  for (VirtualRange* range : {&small_, &large_})
+    if (range->contains(block)) return *range;
+  return arena_;
+}
 
 std::byte* Allocator::get(size_t bytes, Purpose purpose) {
   const size_t size = rounded(bytes);
@@ -33,7 +44,7 @@ std::byte* Allocator::get(size_t bytes, Purpose purpose) {
   if (one_by_one()) {
     check(cudaMalloc(reinterpret_cast<void**>(&block), bytes + (bytes == 0)));
   } else {
-    block = (in_arena(memory_.device()) ? arena_ : lasting_).get(size);
+    block = range_for(size).get(size);
   }
   use_.current += size;
   use_.peak = std::max(use_.peak, use_.current);
@@ -47,7 +58,7 @@ void Allocator::put(std::byte* block, size_t bytes, Purpose purpose) {
   if (one_by_one()) {
     cudaFree(block);
   } else {
-    (arena_.contains(block) ? arena_ : lasting_).put(block, size);
+    range_of(block).put(block, size);
   }
   use_.current -= size;
   use_.by_purpose[static_cast<size_t>(purpose)] -= size;
@@ -74,7 +85,8 @@ void Allocator::reset_peak() {
 void Allocator::release(bool arena_too) {
   const std::lock_guard lock(mutex_);
   check(cudaDeviceSynchronize());
-  lasting_.release();
+  small_.release();
+  large_.release();
   if (arena_too) arena_.release();
 }
 

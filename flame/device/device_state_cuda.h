@@ -11,7 +11,8 @@
 // What the process holds of one GPU. Only the device's own files include this.
 namespace flame::cuda {
 
-// Two regions over one pool of memory: one for what stays, one (the arena) for what lives within a step.
+// Regions over one pool of memory: two for what stays, one (the arena) for what lives within a step. Small blocks have
+// a region of their own: a bias that outlives the weights around it would cut their place into pieces.
 class Allocator {
  public:
   explicit Allocator(int device);
@@ -24,9 +25,13 @@ class Allocator {
   void set_limit(size_t bytes);
 
  private:
+  static constexpr size_t small_limit = size_t{1} << 20;
+  VirtualRange& range_for(size_t bytes);
+  VirtualRange& range_of(const std::byte* block);
+
   std::mutex mutex_;
   PhysicalMemory memory_;
-  VirtualRange lasting_, arena_;
+  VirtualRange small_, large_, arena_;
   MemoryUse use_;
 };
 

@@ -105,14 +105,28 @@ void VirtualRange::back(size_t begin, size_t end) {
   static const auto allow = driver_function<PFN_cuMemSetAccess_v10020>("cuMemSetAccess");
   const CUmemAccessDesc access = {{CU_MEM_LOCATION_TYPE_DEVICE, {memory_.device()}},
                                   CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-  for (size_t i = begin / PhysicalMemory::piece; i * PhysicalMemory::piece < end; ++i) {
-    if (pieces_[i]) continue;
+  size_t bare = 0;  // where the pieces begin that are mapped and not yet accessible
+  const auto open_until = [&](size_t i) {
+    if (i > bare)
+      check_driver(allow(reinterpret_cast<CUdeviceptr>(base_) + bare * PhysicalMemory::piece,
+                         (i - bare) * PhysicalMemory::piece, &access, 1),
+                   "cuMemSetAccess");
+    bare = i + 1;
+  };
+  const size_t first = begin / PhysicalMemory::piece;
+  const size_t last = (end + PhysicalMemory::piece - 1) / PhysicalMemory::piece;
+  bare = first;
+  for (size_t i = first; i < last; ++i) {
+    if (pieces_[i]) {
+      open_until(i);
+      continue;
+    }
     const CUmemGenericAllocationHandle handle = memory_.take();
     const auto address = reinterpret_cast<CUdeviceptr>(base_) + i * PhysicalMemory::piece;
     check_driver(map(address, PhysicalMemory::piece, 0, handle, 0), "cuMemMap");
-    check_driver(allow(address, PhysicalMemory::piece, &access, 1), "cuMemSetAccess");
     pieces_[i] = handle;
   }
+  open_until(last);
 }
 
 void VirtualRange::release() {

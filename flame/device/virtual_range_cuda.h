@@ -11,7 +11,7 @@ namespace flame::cuda {
 // The card's memory in pieces of one size, which any range of addresses can be given and can give back.
 class PhysicalMemory {
  public:
-  static constexpr size_t piece = size_t{16} << 20;
+  static constexpr size_t piece = size_t{4} << 20;
 
   explicit PhysicalMemory(int device);
   CUmemGenericAllocationHandle take();  // throws a sentence for people where the limit or the card's end is reached

@@ -143,9 +143,9 @@ __global__ void refresh_kernel(const AdapterPlace* places) {
     }
     return;
   }
-  const int64_t count = place.out * place.rank, stride = (gridDim.x - place.rank) * int64_t{blockDim.x};
-  for (int64_t i = (blockIdx.x - place.rank) * int64_t{blockDim.x} + threadIdx.x; i < count; i += stride)
-    b[i / place.rank * place.pitch_b + i % place.rank] = T(place.scale * place.up[i]);
+  const auto rank = static_cast<unsigned>(place.rank), count = static_cast<unsigned>(place.out) * rank;
+  for (unsigned i = (blockIdx.x - rank) * blockDim.x + threadIdx.x; i < count; i += (gridDim.x - rank) * blockDim.x)
+    b[i / rank * place.pitch_b + i % rank] = T(place.scale * place.up[i]);
 }
 
 __device__ void add_part(const GradientPart& part) {
