@@ -1,26 +1,32 @@
 # Each target installs the Debian packages that it lacks (README.md lists them) and leaves the work to CMake.
-.PHONY: build test demo sanitize fuzz bench bench-gpu reports format clean
+.PHONY: build here test demo sanitize fuzz bench bench-gpu reports format clean
 .DEFAULT_GOAL := build
 
 # What a build needs: pip, too, where there is a compiler for GPUs.
 nvcc := $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 pip := $(shell python3 -m pip --version 2>/dev/null)
 needed := build $(if $(nvcc),$(if $(pip),,cuda))
-# Tests are compiled for one kind of GPU, which saves time: this machine's, or else an H100.
-gpu := $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .),90)
+# Compiled for this machine's kind of GPU. Where there is none, a build is for every kind, which takes long, and what
+# only has to run here for one.
+card := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .)
+every_kind := $(if $(card),-D FLAME_CUDA_ARCHITECTURES=$(card)-real,-U FLAME_CUDA_ARCHITECTURES)
+one_kind := -D FLAME_CUDA_ARCHITECTURES=$(or $(card),90)-real
 
 build:
 	tools/install_packages.sh $(needed)
-	cmake --preset release
+	cmake --preset release $(every_kind)
 	cmake --build --preset release --target programs
 
-test:
+here:
 	tools/install_packages.sh $(needed)
-	cmake --preset release -D FLAME_CUDA_ARCHITECTURES=$(gpu)-real
+	cmake --preset release $(one_kind)
+	cmake --build --preset release --target programs
+
+test: here
 	cmake --build --preset release
 	ctest --preset release --parallel $$(nproc)
 
-demo: build
+demo: here
 	examples/demo/demo.sh
 
 sanitize:
@@ -47,7 +53,7 @@ ifeq ($(shell nvidia-smi -L 2>/dev/null),)
 	@echo "There is no NVIDIA GPU on this machine (nvidia-smi lists none), so nothing was measured."
 else
 	tools/install_packages.sh $(needed) reports
-	cmake --preset release -D ERI_BENCH=ON -D FLAME_CUDA=ON -D FLAME_CUDA_ARCHITECTURES=$(gpu)-real
+	cmake --preset release -D ERI_BENCH=ON -D FLAME_CUDA=ON $(one_kind)
 	cmake --build --preset release --target bench_training
 	build/release/bin/bench_training --batch 1,2,4,8 --memory lean,ff,attn_ff,block --json $(gpu_log)
 	tools/gpu_report.py $(gpu_log)
