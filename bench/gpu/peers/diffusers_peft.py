@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""A LoRA of SDXL's UNet trained by diffusers and peft, for bench/peers.py."""
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+import work
+
+LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+
+
+def geometry(tiny):
+    channels = 32 if tiny else 320
+    return dict(sample_size=16 if tiny else 128, in_channels=4, out_channels=4, layers_per_block=2,
+                block_out_channels=(channels, 2 * channels, 4 * channels),
+                attention_head_dim=(5, 2 * channels // 64, 4 * channels // 64),  # heads, in spite of the name
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2, 10), cross_attention_dim=2048, use_linear_projection=True,
+                addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)
+
+
+def program(given):
+    unet = work.built(lambda: UNet2DConditionModel(**geometry(given.tiny)), given.device)
+    unet.add_adapter(LoraConfig(r=work.RANK, lora_alpha=work.RANK, target_modules=LAYERS))
+    parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    if given.checkpointing:
+        unet.enable_gradient_checkpointing()
+    if given.compile == "blocks":
+        unet.compile_repeated_blocks(dynamic=False)
+    run = torch.compile(unet) if given.compile == "model" else unet
+
+    def predict(noisy, timesteps, text):
+        more = {"text_embeds": text.pooled, "time_ids": text.time_ids}
+        return run(noisy, timesteps, text.context, added_cond_kwargs=more).sample
+
+    adapters = sum(isinstance(module, BaseTunerLayer) for module in unet.modules())
+    return work.Program(predict, parameters, adapters)
+
+
+given = work.arguments()
+work.measure(program(given), given)
