@@ -54,8 +54,8 @@ ifeq ($(shell nvidia-smi -L 2>/dev/null),)
 else
 	tools/install_packages.sh $(needed) reports
 	cmake --preset release -D ERI_BENCH=ON -D FLAME_CUDA=ON $(one_kind)
-	cmake --build --preset release --target bench_training
-	build/release/bin/bench_training --batch 1,2,4,8 --memory lean,ff,attn_ff,block --json $(gpu_log)
+	cmake --build --preset release --target programs bench_training
+	-bench/gpu/run.py --json $(gpu_log)
 	tools/gpu_report.py $(gpu_log)
 endif
 

@@ -46,10 +46,10 @@ def program(name, given):
     """What it is called, and the arguments that start it."""
     first = given.batch.split(",")[0]
     sd_scripts = [PEERS / "sd_scripts.py", "--sd-scripts", given.sd_scripts]
-    compiled = "model" if given.whole_model else "blocks"
+    compiled, of_what = ("model", "") if given.whole_model else ("blocks", " of the blocks")
     programs = {
         "diffusers": ("diffusers + peft, eager", [PEERS / "diffusers_peft.py", "--batch", given.batch]),
-        "compile": (f"diffusers + peft, torch.compile of the {compiled}",
+        "compile": (f"diffusers + peft, torch.compile{of_what}",
                     [PEERS / "diffusers_peft.py", "--batch", first, "--compile", compiled]),
         "checkpointing": ("diffusers + peft, gradient checkpointing",
                           [PEERS / "diffusers_peft.py", "--batch", first, "--checkpointing"]),

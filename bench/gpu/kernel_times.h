@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -21,5 +22,6 @@ struct KernelTimes {
 
 // What `work`, which must end with the device idle, runs. Throws flame::Error where there is no CUPTI.
 KernelTimes kernel_times(const std::function<void()>& work);
+nlohmann::json kernel_rows(const KernelTimes& all);
 
 }  // namespace bench

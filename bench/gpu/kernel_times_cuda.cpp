@@ -38,8 +38,10 @@ std::string readable(const char* mangled) {
   int status = 0;
   const std::unique_ptr<char, void (*)(void*)> name(abi::__cxa_demangle(mangled, nullptr, nullptr, &status), std::free);
   std::string text = status == 0 && name ? name.get() : mangled;
+  for (const std::string_view noise : {"(anonymous namespace)::", "flame::cuda::", "flame::", "void "}) {
+    for (size_t at = text.find(noise); at != text.npos; at = text.find(noise, at)) text.erase(at, noise.size());
+  }
   if (const size_t arguments = text.rfind('('); arguments != text.npos && arguments > 0) text.resize(arguments);
-  if (text.starts_with("void ")) text.erase(0, 5);
   return text.size() > 100 ? text.substr(0, 100) : text;
 }
 
@@ -112,6 +114,13 @@ KernelTimes kernel_times(const std::function<void()>& work) {
     result.span_microseconds = static_cast<double>(last - intervals.front().begin) * 1e-3;
   }
   return result;
+}
+
+nlohmann::json kernel_rows(const KernelTimes& all) {
+  nlohmann::json rows = nlohmann::json::array();
+  for (const KernelTime& kernel : all.kernels)
+    rows.push_back({{"name", kernel.name}, {"calls", kernel.calls}, {"us", kernel.microseconds}});
+  return {{"busy_us", all.busy_microseconds}, {"span_us", all.span_microseconds}, {"kernels", rows}};
 }
 
 }  // namespace bench

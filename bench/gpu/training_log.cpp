@@ -1,10 +1,6 @@
 #include "training_log.h"
 
-#include <algorithm>
-#include <ctime>
-#include <fstream>
 #include <map>
-#include <regex>
 
 #include "eri/train/memory_estimate.h"
 
@@ -19,23 +15,6 @@ constexpr double kGiB = 1 << 30;
 // An H100, SDXL's UNet at 1024 x 1024 without what a LoRA adds, as docs/benchmarks.md explains.
 constexpr double kTflopPerSample = 14.349, kPeakTflops = 737;
 const std::map<int64_t, double> kLibraryFloorMs = {{1, 50.1}, {2, 80.4}, {4, 147.5}};
-
-std::string utc_now(const char* format) {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc = {};
-  gmtime_r(&now, &utc);
-  char text[16];
-  std::strftime(text, sizeof(text), format, &utc);
-  return text;
-}
-
-json driver_version() {
-  std::ifstream file("/proc/driver/nvidia/version");
-  std::string line;
-  std::getline(file, line);
-  std::smatch found;
-  return std::regex_search(line, found, std::regex(R"(\d+\.\d+(\.\d+)*)")) ? json(found.str()) : json();
-}
 
 json predicted_gib(const TrainingSetup& setup, const StepFigures& figures) {
   const eri::MemoryEstimate estimate = eri::estimate_memory({.unet = {},
@@ -52,12 +31,13 @@ json predicted_gib(const TrainingSetup& setup, const StepFigures& figures) {
           {"working", static_cast<double>(estimate.working) / kGiB}};
 }
 
-}  // namespace
-
-float median(std::vector<float> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+json share(const Allocations& allocations) {
+  return {{"calls", allocations.calls},
+          {"ms", allocations.allocator_milliseconds},
+          {"percent", 100 * allocations.allocator_milliseconds / allocations.milliseconds}};
 }
+
+}  // namespace
 
 json gib_by_purpose(const flame::MemoryUse& memory) {
   json result;
@@ -73,44 +53,42 @@ json gib_by_purpose(const flame::MemoryUse& memory) {
   return result;
 }
 
-json log_header(const TrainingSetup& setup) {
-  return {{"date", utc_now("%Y-%m-%d")}, {"time", utc_now("%H:%M")},
-          {"card", setup.card},          {"driver", driver_version()},
-          {"commit", setup.commit},      {"transformers", setup.fused ? "fused" : "layer by layer"},
-          {"dtype", setup.dtype},        {"rank", setup.rank},
-          {"size", setup.size},          {"rows", json::array()}};
+json training_log(const TrainingSetup& setup, flame::Device device) {
+  json log = log_header("training", device, setup.commit);
+  log.update({{"dtype", setup.dtype},
+              {"rank", setup.rank},
+              {"size", setup.size},
+              {"transformers", setup.fused ? "fused" : "layer by layer"},
+              {"modules", setup.modules},
+              {"parameters", setup.parameters},
+              {"limit_gib", setup.limit_gib > 0 ? json(setup.limit_gib) : json()},
+              {"ceilings", measure_ceilings(device)}});
+  return log;
 }
 
-json log_row(const TrainingSetup& setup, const StepFigures& figures) {
-  const auto [least, most] = std::minmax_element(figures.milliseconds.begin(), figures.milliseconds.end());
+json log_row(const TrainingSetup& setup, const json& log, const StepFigures& figures) {
   const double milliseconds = median(figures.milliseconds);
-  json row = {{"batch", figures.batch},
+  json row = spread(figures.milliseconds);
+  row.update({{"batch", figures.batch},
               {"policy", figures.policy},
-              {"median_ms", milliseconds},
-              {"min_ms", *least},
-              {"max_ms", *most},
               {"first_s", figures.first_seconds},
-              {"plain_ms", figures.plain_milliseconds},
+              {"plain_ms", figures.plain.milliseconds},
+              {"allocations", {{"plain", share(figures.plain)}, {"captured", share(figures.captured)}}},
               {"peak_gib", static_cast<double>(figures.memory.peak) / kGiB},
               {"held_gib", static_cast<double>(figures.memory.reserved) / kGiB},
+              {"nvidia_smi_gib", nvidia_smi_gib()},
               {"by_purpose_gib", gib_by_purpose(figures.memory)},
-              {"nodes", figures.nodes}};
+              {"nodes", figures.nodes}});
   if (setup.fused) row["predicted_gib"] = predicted_gib(setup, figures);
   if (setup.size != 1024) return row;
   const double tflops = kTflopPerSample * static_cast<double>(figures.batch) / milliseconds * 1e3;
   row["tflops"] = tflops;
-  if (setup.card.find("H100") == std::string::npos) return row;
+  row["percent_of_gemm"] = 100 * tflops / log.at("ceilings").at("gemm_tflops").get<double>();
+  if (log.at("card").get<std::string>().find("H100") == std::string::npos) return row;
   row["percent_of_peak"] = 100 * tflops / kPeakTflops;
   if (const auto floor = kLibraryFloorMs.find(figures.batch); floor != kLibraryFloorMs.end())
     row["percent_of_floor"] = 100 * floor->second / milliseconds;
   return row;
-}
-
-json kernel_rows(const KernelTimes& all) {
-  json rows = json::array();
-  for (const KernelTime& kernel : all.kernels)
-    rows.push_back({{"name", kernel.name}, {"calls", kernel.calls}, {"us", kernel.microseconds}});
-  return {{"busy_us", all.busy_microseconds}, {"span_us", all.span_microseconds}, {"kernels", rows}};
 }
 
 }  // namespace bench

@@ -1,7 +1,9 @@
 #include <omp.h>
 
 #include <array>
+#include <atomic>
 #include <bit>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -124,6 +126,34 @@ const char* name(Purpose purpose) {
 PurposeScope::PurposeScope(Purpose purpose) : before_(current_purpose) { current_purpose = purpose; }
 PurposeScope::~PurposeScope() { current_purpose = before_; }
 
+constexpr int no_device = -2;
+std::atomic<int> watched_device = no_device;
+std::atomic<int64_t> watched_calls = 0, watched_nanoseconds = 0;
+
+// Calls f for `device`, and notes for an AllocationWatch how long that took.
+template <class F>
+auto watched(Device device, const F& f) {
+  if (watched_device.load(std::memory_order_relaxed) != device.index()) return f();
+  using Clock = std::chrono::steady_clock;
+  struct Note {
+    Clock::time_point begin = Clock::now();
+    ~Note() {
+      ++watched_calls;
+      watched_nanoseconds += std::chrono::nanoseconds(Clock::now() - begin).count();
+    }
+  } note;
+  return f();
+}
+
+AllocationWatch::AllocationWatch(Device device) {
+  require(watched_device == no_device, "AllocationWatch", "there is one already");
+  watched_calls = watched_nanoseconds = 0;
+  watched_device = device.index();
+}
+AllocationWatch::~AllocationWatch() { watched_device = no_device; }
+int64_t AllocationWatch::calls() const { return watched_calls; }
+double AllocationWatch::seconds() const { return 1e-9 * static_cast<double>(watched_nanoseconds); }
+
 // The allocator of a device: with(device, [](auto& allocator) { ... }).
 template <class F>
 auto with([[maybe_unused]] Device device, const F& f) {
@@ -135,7 +165,8 @@ auto with([[maybe_unused]] Device device, const F& f) {
 
 std::shared_ptr<Buffer> allocate(size_t bytes, Device device) {
   const Purpose purpose = current_purpose;
-  std::byte* const data = with(device, [&](auto& from) { return from.get(bytes, purpose); });
+  std::byte* const data =
+      watched(device, [&] { return with(device, [&](auto& from) { return from.get(bytes, purpose); }); });
   return std::shared_ptr<Buffer>(new Buffer(data, bytes, device, purpose));
 }
 
@@ -147,7 +178,7 @@ std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<c
 }
 
 Buffer::~Buffer() {
-  if (!owner_) with(device_, [&](auto& to) { to.put(data_, bytes_, purpose_); });
+  if (!owner_) watched(device_, [&] { with(device_, [&](auto& to) { to.put(data_, bytes_, purpose_); }); });
 }
 
 MemoryUse memory_use(Device device) {

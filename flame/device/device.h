@@ -97,6 +97,18 @@ MemoryUse memory_use(Device device);
 void reset_peak(Device device);
 void release_cache(Device device);  // gives memory that is kept for reuse back to the system, but for captured graphs'
 
+// While one exists, how often buffers of a device are made and freed, by any thread, and what that takes of the CPU's
+// time. One at a time.
+class AllocationWatch {
+ public:
+  explicit AllocationWatch(Device device);
+  ~AllocationWatch();
+  AllocationWatch(const AllocationWatch&) = delete;
+  AllocationWatch& operator=(const AllocationWatch&) = delete;
+  int64_t calls() const;
+  double seconds() const;
+};
+
 // Memory of one step: what is allocated on `device` in this scope, on this thread, comes from a region of its own. The
 // region begins empty and must be empty again at the end, so that every step and every captured graph has the same
 // memory and all of them share it. On the CPU it changes nothing.

@@ -32,6 +32,20 @@ TEST(Allocator, IsAlignedAndWritableForEverySize) {
   }
 }
 
+TEST(Allocator, IsWatchedWhileAWatchExists) {
+  { const auto before = allocate(1000, cpu); }
+  {
+    const AllocationWatch watch(cpu);
+    EXPECT_EQ(watch.calls(), 0);
+    { const auto a = allocate(1000, cpu), b = allocate(1000, cpu); }
+    EXPECT_EQ(watch.calls(), 4);
+    EXPECT_GT(watch.seconds(), 0);
+    EXPECT_LT(watch.seconds(), 1);
+    EXPECT_THROW(AllocationWatch second(cpu), Error);
+  }
+  EXPECT_EQ(AllocationWatch(cpu).calls(), 0) << "a new watch begins anew";
+}
+
 TEST(Allocator, KnowsItsPeak) {
   const size_t before = use().current;
   reset_peak(cpu);
