@@ -38,9 +38,14 @@ LoRA::Module fitted(const LoraTarget& target, const LoRA::Module& module) {
           shaped(target.name, "lora_up", module.up, up).to(device), module.alpha};
 }
 
+std::set<std::string> names_of(const LoraTargets& targets) {
+  std::set<std::string> names;
+  for (const LoraTarget& target : targets) names.insert(target.name);
+  return names;
+}
+
 void require_targets(const LoRA& lora, const LoraTargets& targets) {
-  std::set<std::string> known;
-  for (const LoraTarget& target : targets) known.insert(target.name);
+  const std::set<std::string> known = names_of(targets);
   std::vector<std::string> unknown;
   for (const auto& [name, module] : lora.modules()) {
     if (!known.contains(name)) unknown.push_back(name);
@@ -119,8 +124,9 @@ LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::D
   lora_ = LoRA(std::move(modules));
 }
 
-void apply_loras(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets) {
+void apply_loras(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets, const LoraTargets& fused) {
   for (const auto& [lora, strength] : loras) require_targets(lora, targets);
+  const std::set<std::string> in_f32 = names_of(fused);
   for (const LoraTarget& target : targets) {
     std::vector<Tensor> downs, ups;
     for (const auto& [lora, strength] : loras) {
@@ -132,7 +138,7 @@ void apply_loras(std::span<const std::pair<LoRA, double>> loras, const LoraTarge
     }
     target.adapter().reset();
     if (downs.empty()) continue;
-    const flame::DType dtype = target.weight().dtype();
+    const flame::DType dtype = in_f32.contains(target.name) ? flame::DType::f32 : target.weight().dtype();
     target.adapter() = flame::Adapter{flame::concat(downs, 0).to(dtype).freeze(),
                                       flame::concat(ups, ups[0].rank() - 1).to(dtype).freeze()};
   }

@@ -85,9 +85,11 @@ class LoraNetwork {
   LoRA lora_;
 };
 
-// Puts the sum of several LoRAs, each times its strength, into the layers, in place of what was there. Throws, listing
-// them, if modules fit no target.
-void apply_loras(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets);
+// Puts the sum of several LoRAs, each times its strength, into the layers, in place of what was there. Adapters are of
+// the layer's dtype, or f32 for those of the targets `fused`, whose model is fused afterwards. Throws, listing them, if
+// modules fit no target.
+void apply_loras(std::span<const std::pair<LoRA, double>> loras, const LoraTargets& targets,
+                 const LoraTargets& fused = {});
 
 std::string listed(const std::vector<std::string>& names);  // for messages: "a, b, c, d, e and 7 more"
 

@@ -1,5 +1,6 @@
 #include "eri/models/fused_text_cuda.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "flame/ops/layout.h"
@@ -14,20 +15,15 @@ FusedText::FusedText(const std::vector<Linear>& layers)
   PurposeScope purpose(Purpose::weights);
   const int64_t in = layers.front().in();
   int64_t width = 0;
-  const bool adapted = layers.front().adapter().has_value();
   for (const Linear& layer : layers) {
     const auto& adapter = layer.adapter();
-    require(adapter.has_value() == adapted && !layer.bias().defined(), "FusedText",
-            "expected layers without biases that all have an adapter, or none");
+    require(!layer.bias().defined(), "FusedText", "expected layers without biases");
+    require(!adapter || adapter->down.dtype() == DType::f32, "FusedText", "expected adapters in f32");
     if (batches_.empty() || batches_.back().out != layer.out())
       batches_.push_back({0, layer.out(), static_cast<int64_t>(layers_.size()), width, {}});
     ++batches_.back().count;
-    if (adapted) {
-      if (layers_.empty()) rank_ = adapter->down.dim(0), scale_ = adapter->scale;
-      require(adapter->down.dim(0) == rank_ && adapter->scale == scale_ && adapter->down.dtype() == DType::f32,
-              "FusedText", "expected adapters in f32 of one rank and scale");
-    }
-    layers_.push_back({adapted ? *adapter : Adapter{}, layer.out()});
+    layers_.push_back({adapter, layer.out()});
+    rank_ = std::max(rank_, layers_.back().rank());
     width += layer.out();
   }
   weight_ = Tensor::empty({width, in}, dtype_, device_);
@@ -37,7 +33,7 @@ FusedText::FusedText(const std::vector<Linear>& layers)
     weight_.rows(row, layer.out()).copy_from(weight);
     row += layer.out();
   }
-  if (!adapted) return;
+  if (!rank_) return;
   down_ = Tensor::zeros({rank_ * static_cast<int64_t>(layers_.size()), in}, dtype_, device_);
   for (Batch& batch : batches_) batch.up = Tensor::zeros({batch.count, batch.out, rank_}, dtype_, device_);
 }
@@ -75,9 +71,7 @@ Tensor FusedText::operator()(const Tensor& context) const {
   for (const Batch& batch : batches_)
     cuda::product(device_, on, ranks_of(batch, low), false, cuda::matrix(batch.up), true, columns_of(batch, y),
                   {.beta = 1});
-  bool trains = false;
-  for (const Layer& layer : layers_) trains |= wants(layer.adapter.down) || wants(layer.adapter.up);
-  if (!trains) return y;
+  if (std::none_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.trains(); })) return y;
   Tape::current()->count(low.bytes() + context.bytes());
   return record_always("fused_text", y, {},
                        [this, context = context.detach(), low](const Tensor& dy, GradientMap& gradients) {
@@ -101,7 +95,7 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
                          rank_,
                          batch.count,
                          batch.out * rank_};
-    cuda::product(device_, on, slopes, true, ranks_of(batch, low), false, sums, {.alpha = scale_});
+    cuda::product(device_, on, slopes, true, ranks_of(batch, low), false, sums);
     cuda::product(device_, on, slopes, false, cuda::matrix(batch.up), false, ranks_of(batch, dlow));
   }
   cuda::product(device_, on, cuda::matrix(dlow), true, cuda::matrix(context, dlow.dim(0), in), false,
@@ -109,20 +103,26 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
 
   std::vector<cuda::GradientPart> parts;
   int64_t column = 0, most_rows = 1;
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const auto& [adapter, out] = layers_[i];
-    parts.push_back({.from = down_sums.data<float>() + static_cast<int64_t>(i) * rank_ * in,
-                     .from_pitch = in,
-                     .to = gradients.accumulator(adapter.down.slot()).data<float>(),
-                     .rows = rank_,
-                     .columns = in});
-    parts.push_back({.from = up_sums.data<float>() + column * rank_,
-                     .from_pitch = rank_,
-                     .to = gradients.accumulator(adapter.up.slot()).data<float>(),
-                     .rows = out,
-                     .columns = rank_});
-    column += out;
-    most_rows = std::max(most_rows, out);
+  const auto add = [&](const cuda::GradientPart& part) {
+    parts.push_back(part);
+    most_rows = std::max(most_rows, part.rows);
+  };
+  for (size_t i = 0; i < layers_.size(); column += layers_[i++].out) {
+    const Layer& layer = layers_[i];
+    if (!layer.adapter) continue;
+    if (const SlotPtr& to = layer.adapter->down.slot())
+      add({.from = down_sums.data<float>() + static_cast<int64_t>(i) * rank_ * in,
+           .from_pitch = in,
+           .to = gradients.accumulator(to).data<float>(),
+           .rows = layer.rank(),
+           .columns = in});
+    if (const SlotPtr& to = layer.adapter->up.slot())
+      add({.from = up_sums.data<float>() + column * rank_,
+           .from_pitch = rank_,
+           .scale = layer.adapter->scale,
+           .to = gradients.accumulator(to).data<float>(),
+           .rows = layer.out,
+           .columns = layer.rank()});
   }
   cuda::add_gradients(device_, on, reinterpret_cast<const cuda::GradientPart*>(table_of(parts).raw()),
                       static_cast<int>(parts.size()), most_rows);
@@ -130,12 +130,11 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
 
 // A step's memory lies where it lay the last time, so that a captured step finds the table of the plain ones before it.
 const Tensor& FusedText::table_of(const std::vector<cuda::GradientPart>& parts) const {
-  const size_t bytes = parts.size() * sizeof(cuda::GradientPart);
   for (const Table& table : tables_)
-    if (std::memcmp(table.parts.data(), parts.data(), bytes) == 0) return table.on_device;
+    if (table.parts == parts) return table.on_device;
   const LastingScope lasting;
-  const Tensor host = Tensor::empty({static_cast<int64_t>(bytes)}, DType::u8);
-  std::memcpy(host.raw(), parts.data(), bytes);
+  const Tensor host = Tensor::empty({static_cast<int64_t>(parts.size() * sizeof(cuda::GradientPart))}, DType::u8);
+  std::memcpy(host.raw(), parts.data(), host.bytes());
   return tables_.emplace_back(Table{parts, host.to(device_)}).on_device;
 }
 
@@ -146,20 +145,22 @@ std::vector<cuda::AdapterPlace> FusedText::places() const {
   for (const Batch& batch : batches_) {
     for (int64_t i = 0; i < batch.count; ++i) {
       const int64_t index = batch.first_layer + i;
-      const Layer& layer = layers_[static_cast<size_t>(index)];
-      result.push_back({.down = layer.adapter.down.data<float>(),
-                        .up = layer.adapter.up.data<float>(),
+      const auto& adapter = layers_[static_cast<size_t>(index)].adapter;
+      if (!adapter) continue;
+      const int64_t rank = adapter->down.dim(0);
+      result.push_back({.down = adapter->down.data<float>(),
+                        .up = adapter->up.data<float>(),
                         .gain = nullptr,
                         .shift = nullptr,
-                        .a = down_.rows(index * rank_, rank_).raw(),
+                        .a = down_.rows(index * rank_, rank).raw(),
                         .b = batch.up.rows(i, 1).raw(),
                         .constants = nullptr,
                         .in = in,
                         .out = batch.out,
-                        .rank = rank_,
+                        .rank = rank,
                         .pitch_a = in,
                         .pitch_b = rank_,
-                        .scale = scale_});
+                        .scale = adapter->scale});
     }
   }
   return result;

@@ -5,7 +5,8 @@
 namespace eri {
 
 // The projections of the text to the keys and values of every block, with their adapters: one product for all layers,
-// and their low-rank parts in batches of layers of one width.
+// and their low-rank parts in batches of layers of one width. Where ranks differ, or a layer has no adapter, zeros fill
+// up to the largest rank.
 class FusedText {
  public:
   explicit FusedText(const std::vector<flame::Linear>& layers);  // neighbours of one width make one batch
@@ -16,12 +17,14 @@ class FusedText {
 
  private:
   struct Layer {
-    flame::Adapter adapter;
+    std::optional<flame::Adapter> adapter;
     int64_t out;
+    int64_t rank() const { return adapter ? adapter->down.dim(0) : 0; }
+    bool trains() const { return adapter && (wants(adapter->down) || wants(adapter->up)); }
   };
   struct Batch {  // `count` layers with `out` outputs each
     int64_t count, out, first_layer, first_column;
-    flame::Tensor up;  // [count, out, rank]: s B
+    flame::Tensor up;  // [count, out, rank_]: s B
   };
   // The parts of [rows, width()] and of [rows, all ranks] that belong to a batch, as batched matrices.
   flame::cuda::Matrix columns_of(const Batch& batch, const flame::Tensor& all) const;
@@ -32,10 +35,9 @@ class FusedText {
 
   flame::Device device_;
   flame::DType dtype_;
-  int64_t rank_ = 0;
-  float scale_ = 1;
+  int64_t rank_ = 0;      // the largest
   flame::Tensor weight_;  // [width, C]
-  flame::Tensor down_;    // [all ranks, C]
+  flame::Tensor down_;    // [layers * rank_, C]
   std::vector<Layer> layers_;
   std::vector<Batch> batches_;
   // Where sums of adapters' gradients are and go, in the device's memory: one for each shape of step.

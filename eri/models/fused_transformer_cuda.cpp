@@ -5,8 +5,7 @@
 #include "eri/models/fused_text_cuda.h"
 #include "eri/models/fused_unet.h"
 #include "eri/models/unet_blocks.h"
-#include "flame/ops/cross_attention_cuda.h"
-#include "flame/ops/cudnn_graphs_cuda.h"
+#include "flame/ops/attention_rows_cuda.h"
 #include "flame/ops/fused_cuda.h"
 
 namespace eri {
@@ -110,7 +109,7 @@ class FusedBlock {
   Kept forward(const Tensor& h, const Batch& batch, const Matrix& out, bool recorded) const {
     Kept kept = attend(h, batch);
     const Tensor h2 = std::exchange(kept.h, h);
-    feed_forward(kept, matrix(h2), out);
+    feed_forward(kept, matrix(h2), out, recorded);
     if (!recorded) return {};
     if (policy_ == MemoryPolicy::block) kept = Kept(), kept.h = h;
     if (policy_ == MemoryPolicy::block) return kept;
@@ -152,7 +151,7 @@ class FusedBlock {
     qkv_.forward(kept.x1, matrix(kept.qkv));
     kept.a1 = extended(out1_.extra()),
     kept.sum1 = Tensor::empty({batch.samples, heads(), batch.tokens}, DType::f32, h.device());
-    self_attention(kept, batch);
+    cuda::attention_rows(self_problem(kept, batch), rows_in(kept.a1.buffer, 0, batch.tokens), kept.sum1);
     const Tensor h1 = rows_of(rows, width_, h);
     const Matrix h_rows = matrix(h), h1_rows = matrix(h1);
     out1_.forward(kept.a1, h1_rows, &h_rows);
@@ -163,7 +162,7 @@ class FusedBlock {
     q2_.forward(kept.x2, matrix(kept.q2));
     kept.a2 = extended(out2_.extra()),
     kept.sum2 = Tensor::empty({batch.samples, heads(), batch.tokens}, DType::f32, h.device());
-    cross_attention(kept, batch);
+    cuda::attention_rows(cross_problem(kept, batch), rows_in(kept.a2.buffer, 0, batch.tokens), kept.sum2);
     const Tensor h2 = rows_of(rows, width_, h);
     out2_.forward(kept.a2, matrix(h2), &h1_rows);
 
@@ -173,15 +172,15 @@ class FusedBlock {
     return kept;
   }
 
-  // out = h2 + ff_out(geglu(ff_in(x3))); without `out` only what is kept of it.
-  void feed_forward(Kept& kept, const Matrix& h2, const Matrix& out) const {
+  // out = h2 + ff_out(geglu(ff_in(x3))), and where recorded what is kept of it.
+  void feed_forward(Kept& kept, const Matrix& h2, const Matrix& out, bool recorded) const {
     const Tensor& like = kept.x3.buffer;
     kept.f = Extended(kept.x3.rows(), 8 * width_, ff_in_.extra(), like.dtype(), like.device());
     ff_in_.forward(kept.x3, kept.f.main());
     const Extended g(kept.x3.rows(), 4 * width_, ff_out_.extra(), like.dtype(), like.device());
     cuda::geglu_rows(like.device(), as_rows(kept.f.main()), as_rows(g.main()));
     ff_out_.forward(g, out, &h2);
-    if (!ff_out_.trains()) return;
+    if (!recorded || !ff_out_.trains()) return;
     kept.t = rows_of(kept.x3.rows(), ff_out_.extra(), like);
     cuda::copy_rows(cuda::stream(like.device()), g.part(4 * width_, ff_out_.extra()), matrix(kept.t));
   }
@@ -191,7 +190,7 @@ class FusedBlock {
     if (kept.h.defined()) {
       kept = attend(kept.h, batch);
       const Tensor h2 = std::exchange(kept.h, {}), unused = rows_of(batch.rows(), width_, h2);
-      return feed_forward(kept, matrix(h2), matrix(unused));
+      return feed_forward(kept, matrix(h2), matrix(unused), true);
     }
     if (!kept.qkv.defined()) {
       kept.qkv = rows_of(batch.rows(), 3 * width_, kept.x1.buffer);
@@ -266,68 +265,43 @@ class FusedBlock {
   int64_t heads() const { return width_ / kHeadWidth; }
 
   // Heads side by side in rows of a buffer, `column` elements from the row's begin.
-  static cuda::cudnn::Heads heads_in(const Tensor& buffer, int64_t column, int64_t tokens) {
-    const int64_t pitch = buffer.dim(-1);
-    return {buffer.raw() + static_cast<size_t>(column) * size_of(buffer.dtype()), tokens * pitch, pitch, kHeadWidth};
-  }
   static cuda::HeadRows rows_in(const Tensor& buffer, int64_t column, int64_t tokens) {
-    const cuda::cudnn::Heads heads = heads_in(buffer, column, tokens);
-    return {heads.data, heads.sample, heads.token};
+    const int64_t pitch = buffer.dim(-1);
+    return {buffer.raw() + static_cast<size_t>(column) * size_of(buffer.dtype()), tokens * pitch, pitch};
   }
 
-  cuda::cudnn::Attention self_shape(const Kept& kept, const Batch& batch) const {
-    return {kept.qkv.dtype(), batch.samples, heads(), batch.tokens, batch.tokens, kHeadWidth, false};
+  // Of the tokens to each other, and to the text.
+  cuda::AttentionRows self_problem(const Kept& kept, const Batch& batch) const {
+    const auto part = [&](int64_t i) { return rows_in(kept.qkv, i * width_, batch.tokens); };
+    return {kept.qkv.device(), kept.qkv.dtype(), batch.samples, heads(), batch.tokens,
+            batch.tokens,      part(0),          part(1),       part(2)};
   }
-
-  void self_attention(const Kept& kept, const Batch& batch) const {
-    const auto part = [&](int64_t i) { return heads_in(kept.qkv, i * width_, batch.tokens); };
-    const std::string& refusal =
-        cuda::cudnn::attention(kept.qkv.device(), self_shape(kept, batch), part(0), part(1), part(2),
-                               heads_in(kept.a1.buffer, 0, batch.tokens), kept.sum1.raw());
-    require(refusal.empty(), "attention", refusal);
+  cuda::AttentionRows cross_problem(const Kept& kept, const Batch& batch) const {
+    const int64_t keys = batch.text.dim(1);
+    return {kept.q2.device(),
+            kept.q2.dtype(),
+            batch.samples,
+            heads(),
+            batch.tokens,
+            keys,
+            rows_in(kept.q2, 0, batch.tokens),
+            rows_in(batch.text, text_column_, keys),
+            rows_in(batch.text, text_column_ + width_, keys)};
   }
 
   void self_attention_gradient(const Kept& kept, const Batch& batch, const Tensor& da, const Extended& dqkv) const {
-    const auto part = [&](const Tensor& buffer, int64_t i) { return heads_in(buffer, i * width_, batch.tokens); };
-    const std::string& refusal = cuda::cudnn::attention_gradient(
-        da.device(), self_shape(kept, batch), part(kept.qkv, 0), part(kept.qkv, 1), part(kept.qkv, 2),
-        heads_in(kept.a1.buffer, 0, batch.tokens), heads_in(da, 0, batch.tokens), kept.sum1.raw(), part(dqkv.buffer, 0),
-        part(dqkv.buffer, 1), part(dqkv.buffer, 2));
-    require(refusal.empty(), "attention", refusal);
+    const auto part = [&](int64_t i) { return rows_in(dqkv.buffer, i * width_, batch.tokens); };
+    cuda::attention_rows_gradient(self_problem(kept, batch), rows_in(kept.a1.buffer, 0, batch.tokens), kept.sum1,
+                                  rows_in(da, 0, batch.tokens), {part(0), part(1), part(2)});
   }
-
-  cuda::CrossAttention cross_problem(const Kept& kept, const Batch& batch) const {
-    const int64_t keys = batch.text.dim(1);
-    return {.device = kept.q2.device(),
-            .dtype = kept.q2.dtype(),
-            .batch = batch.samples,
-            .heads = heads(),
-            .queries = batch.tokens,
-            .keys = keys,
-            .scale = 0.125f,  // 1 / sqrt(64)
-            .q = rows_in(kept.q2, 0, batch.tokens),
-            .k = rows_in(batch.text, text_column_, keys),
-            .v = rows_in(batch.text, text_column_ + width_, keys)};
-  }
-
-  void cross_attention(const Kept& kept, const Batch& batch) const {
-    const cuda::CrossAttention problem = cross_problem(kept, batch);
-    cuda::cross_attention(problem, rows_in(kept.a2.buffer, 0, batch.tokens), kept.sum2.data<float>(),
-                          cuda::forward_cut(problem));
-  }
-
   void cross_attention_gradient(const Kept& kept, const Batch& batch, const Tensor& da, const Extended& dq,
                                 const Tensor& dtext) const {
-    const cuda::CrossAttention problem = cross_problem(kept, batch);
-    const cuda::CrossAttentionCut cut = cuda::gradient_cut(problem);
     const auto of_text = [&](int64_t column) {
-      return dtext.defined() ? rows_in(dtext, column, problem.keys) : cuda::HeadRows{};
+      return dtext.defined() ? rows_in(dtext, column, dtext.dim(1)) : cuda::HeadRows{};
     };
-    const Tensor workspace =
-        Tensor::empty({dtext.defined() ? cuda::gradient_workspace(problem, cut) : 0}, DType::f32, da.device());
-    cuda::cross_attention_gradient(problem, kept.sum2.data<float>(), rows_in(da, 0, batch.tokens),
-                                   rows_in(dq.buffer, 0, batch.tokens), of_text(text_column_),
-                                   of_text(text_column_ + width_), workspace.data<float>(), cut);
+    cuda::attention_rows_gradient(
+        cross_problem(kept, batch), rows_in(kept.a2.buffer, 0, batch.tokens), kept.sum2, rows_in(da, 0, batch.tokens),
+        {rows_in(dq.buffer, 0, batch.tokens), of_text(text_column_), of_text(text_column_ + width_)});
   }
 
   ExtendedLinear qkv_, out1_, q2_, out2_, ff_in_, ff_out_;
@@ -350,8 +324,7 @@ class FusedTransformer {
     const int64_t rows = batch.rows(), width = x.dim(3);
     const bool adapters = wants_gradients(), recorded = wants(normed) || wants(x) || wants(text) || adapters;
 
-    const Extended in(rows, width, proj_in_.extra(), x.dtype(), x.device());
-    cuda::copy_rows(cuda::stream(x.device()), cuda::matrix(normed, rows, width), in.main());
+    const Extended in = with_room(normed, rows, width, proj_in_.extra());
     Tensor h = rows_of(rows, width, x);
     proj_in_.forward(in, cuda::matrix(h));
     const Extended last(rows, width, proj_out_.extra(), x.dtype(), x.device());
@@ -397,6 +370,14 @@ class FusedTransformer {
   }
 
  private:
+  // x as rows with `extra` columns behind them: itself where none are needed.
+  static Extended with_room(const Tensor& x, int64_t rows, int64_t width, int64_t extra) {
+    if (extra == 0) return Extended(x.detach().view({rows, width}), width);
+    const Extended result(rows, width, extra, x.dtype(), x.device());
+    cuda::copy_rows(cuda::stream(x.device()), cuda::matrix(x, rows, width), result.main());
+    return result;
+  }
+
   bool wants_gradients() const {
     for (const ExtendedLinear* linear : linears())
       if (linear->wants_gradients()) return true;

@@ -36,8 +36,8 @@ class FusedTransformers {
   virtual void set_policy(MemoryPolicy policy) = 0;  // of the steps to come
 };
 
-// Needs a build with CUDA, weights on a GPU in f16 or bf16, and adapters (or none) in f32 of one rank in the layers
-// that read the text. Throws saying what is not so.
+// Needs a build with CUDA, weights on a GPU in f16 or bf16, and adapters, where there are any, in f32. Throws saying
+// what is not so.
 std::unique_ptr<FusedTransformers> fuse(const std::vector<std::shared_ptr<SpatialTransformer>>& transformers);
 
 }  // namespace eri

@@ -1,5 +1,7 @@
 #include "eri/models/unet.h"
 
+#include <algorithm>
+
 #include "eri/models/checkpoint.h"
 #include "flame/autograd/tape.h"
 #include "flame/ops/layout.h"
@@ -58,12 +60,18 @@ UNet UNet::from_safetensors(const std::filesystem::path& path, Device device, DT
 }
 
 bool UNet::can_fuse() const {
-  const Tensor& weight = conv_out_.weight();
-  return cuda_build && weight.device().is_cuda() && dtype_ != DType::f32 && head_width_ == 64 && !transformers_.empty();
+  constexpr int64_t widest = 2048;  // row that one of the norm's kernels takes
+  const auto fits = [](const auto& transformer) {
+    const int64_t width = transformer->proj_in().in();
+    return !transformer->blocks().empty() && width % 64 == 0 && width <= widest;
+  };
+  return cuda_build && conv_out_.weight().device().is_cuda() && dtype_ != DType::f32 && head_width_ == 64 &&
+         !transformers_.empty() && std::all_of(transformers_.begin(), transformers_.end(), fits);
 }
 
 void UNet::fuse() {
-  require(can_fuse(), "UNet::fuse", "expected a build with CUDA, weights in f16 or bf16 on a GPU and heads of 64");
+  require(can_fuse(), "UNet::fuse",
+          "expected a build with CUDA, weights in f16 or bf16 on a GPU, heads of 64 and rows of at most 2048");
   forget([](const std::string& name) {
     return name.ends_with(".weight") &&
            (name.find(".transformer_blocks.") != name.npos || name.find(".proj_") != name.npos);

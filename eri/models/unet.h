@@ -32,7 +32,7 @@ class UNet : public flame::Module {
   // Rebuilds the transformers, with the adapters that they have now, for speed on a GPU; see fused_unet.h. Their layers
   // cannot be called one by one from then on.
   void fuse();
-  bool can_fuse() const;  // a build with CUDA, weights in f16 or bf16 on a GPU, heads of 64
+  bool can_fuse() const;  // a build with CUDA, weights in f16 or bf16 on a GPU, heads of 64, rows of at most 2048
   bool is_fused() const { return fusion_->transformers != nullptr; }
   void refresh() const;                         // after each change of the adapters of fused transformers
   void set_memory_policy(MemoryPolicy policy);  // of fused transformers

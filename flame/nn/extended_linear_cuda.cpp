@@ -101,8 +101,15 @@ void ExtendedLinear::add_gradients(const Extended& x, const Extended& dy, Gradie
   for (size_t i = 0; i < parts_.size(); ++i) {
     if (!sums[i].first.defined()) continue;
     const float* const from = all_downs.data<float>() + parts_[i].first_rank * (in_ + extra_);
-    downs.push_back({from, in_ + extra_, gain(), shift(), from + in_ + extra_ - 1, in_ + extra_,
-                     sums[i].first.data<float>(), parts_[i].rank, in_});
+    downs.push_back({.from = from,
+                     .from_pitch = in_ + extra_,
+                     .gain = gain(),
+                     .shift = shift(),
+                     .sums = from + in_ + extra_ - 1,
+                     .sums_pitch = in_ + extra_,
+                     .to = sums[i].first.data<float>(),
+                     .rows = parts_[i].rank,
+                     .columns = in_});
   }
   cuda::add_gradients(device_, on, downs);
 }

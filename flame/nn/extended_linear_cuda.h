@@ -17,6 +17,7 @@ struct Extended {
   Extended() = default;
   Extended(int64_t rows, int64_t width, int64_t extra, DType dtype, Device device)
       : buffer(Tensor::empty({rows, width + extra}, dtype, device)), columns(width) {}
+  Extended(Tensor rows, int64_t width) : buffer(std::move(rows)), columns(width) {}
   int64_t rows() const { return buffer.dim(0); }
   Matrix whole() const { return part(0, buffer.dim(1)); }
   Matrix main() const { return part(0, columns); }

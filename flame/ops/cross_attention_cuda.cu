@@ -168,10 +168,14 @@ void cross_attention_gradient(const CrossAttention& problem, const float* log_su
   });
 }
 
+bool cross_attention_fits(Device device, int64_t keys) {
+  return keys <= CrossAttention::most_keys && properties(device).sharedMemPerBlockOptin >= most_shared_bytes;
+}
+
 bool cross_attention_fits(const Tensor& q, const Tensor& k, bool causal) {
   const bool half = q.dtype() == DType::f16 || q.dtype() == DType::bf16;
   return half && !causal && q.device().is_cuda() && q.dim(3) == CrossAttention::width &&
-         k.dim(1) <= CrossAttention::most_keys && properties(q.device()).sharedMemPerBlockOptin >= most_shared_bytes;
+         cross_attention_fits(q.device(), k.dim(1));
 }
 
 void cross_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& log_sum) {

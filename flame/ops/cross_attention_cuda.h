@@ -44,6 +44,9 @@ void cross_attention_gradient(const CrossAttention& problem, const float* log_su
                               const HeadRows& dq, const HeadRows& dk, const HeadRows& dv, float* workspace,
                               CrossAttentionCut cut);
 
+// Whether the card has the shared memory, and the keys are few enough.
+bool cross_attention_fits(Device device, int64_t keys);
+
 // The same on tensors, as flame/ops/attention_kernels.h has it: q [N, Tq, heads, 64], k and v [N, Tk, heads, 64].
 bool cross_attention_fits(const Tensor& q, const Tensor& k, bool causal);
 void cross_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& log_sum);

@@ -152,7 +152,7 @@ __device__ void add_part(const GradientPart& part) {
   for (int64_t j = blockIdx.x; j < part.rows; j += gridDim.x) {
     const float sum = part.shift ? part.sums[j * part.sums_pitch] : 0.0f;
     for (int64_t i = threadIdx.x; i < part.columns; i += blockDim.x) {
-      float value = part.from[j * part.from_pitch + i];
+      float value = part.scale * part.from[j * part.from_pitch + i];
       if (part.gain) value *= part.gain[i];
       if (part.shift) value += sum * part.shift[i];
       part.to[j * part.columns + i] += value;

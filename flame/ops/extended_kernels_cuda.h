@@ -28,14 +28,16 @@ struct AdapterPlace {
 // Writes the masters of many adapters into their matrices. `places` is in the device's memory.
 void refresh_adapters(Device device, const AdapterPlace* places, int count, int64_t most_rows, DType dtype);
 
-// to[j, i] += from[j, i] gain[i] + sums[j] shift[i] (the second term and the gain only where they are not null).
+// to[j, i] += scale from[j, i] gain[i] + sums[j] shift[i] (the second term and the gain only where they are not null).
 struct GradientPart {
   const float* from = nullptr;
   int64_t from_pitch = 0;
+  float scale = 1;
   const float *gain = nullptr, *shift = nullptr, *sums = nullptr;
   int64_t sums_pitch = 0;
   float* to = nullptr;
   int64_t rows = 0, columns = 0;
+  friend bool operator==(const GradientPart&, const GradientPart&) = default;
 };
 inline constexpr int gradient_parts = 4;
 void add_gradients(Device device, cudaStream_t stream, std::span<const GradientPart> parts);  // at most gradient_parts

@@ -32,15 +32,15 @@ struct Inputs {
   Tensor x, t, context, pooled, time_ids, dy;
 };
 
-Inputs inputs(Device device) {
+Inputs inputs(Device device, int64_t height = 24, int64_t width = 16, int64_t tokens = 77) {
   Generator generator(7);
   const int64_t n = 2;
-  return {.x = Tensor::randn({n, 4, 24, 16}, generator).to(device),
+  return {.x = Tensor::randn({n, 4, height, width}, generator).to(device),
           .t = Tensor::full({n}, 500, DType::i64, device),
-          .context = Tensor::randn({n, 77, 192}, generator).to(device),
+          .context = Tensor::randn({n, tokens, 192}, generator).to(device),
           .pooled = Tensor::randn({n, 128}, generator).to(device),
           .time_ids = Tensor::full({n, 6}, 128, DType::f32, device),
-          .dy = Tensor::randn({n, 4, 24, 16}, generator).to(device)};
+          .dy = Tensor::randn({n, 4, height, width}, generator).to(device)};
 }
 
 struct Outcome {
@@ -103,7 +103,10 @@ class Fused : public testing::Test {
   // A LoRA whose both factors are far from zero.
   static LoraNetwork attach(const UNet& unet, int64_t rank, DType compute = DType::f32) {
     const LoraTargets targets = lora_targets(unet, LoraPart::unet);
-    LoraNetwork network(targets, {.dim = rank, .alpha = static_cast<double>(rank), .seed = 1}, compute);
+    return attach(targets, new_lora(targets, {.dim = rank, .alpha = static_cast<double>(rank), .seed = 1}), compute);
+  }
+  static LoraNetwork attach(const LoraTargets& targets, const LoRA& start, DType compute = DType::f32) {
+    LoraNetwork network(targets, start, compute);
     Generator generator(5);
     for (const auto& parameter : network.parameters().parameters())
       ParameterPack::view(network.parameters().values(), parameter)
@@ -158,6 +161,52 @@ TEST_F(Fused, TakesAnyRank) {
     EXPECT_LT(distance(got.out, expected.out), 0.1) << "rank " << rank;
     EXPECT_LT(distance(got.gradients, expected.gradients), 0.25) << "rank " << rank;
   }
+}
+
+// Pictures of a few tokens, and texts longer than CLIP's.
+TEST_F(Fused, TakesAnyNumberOfTokens) {
+  for (const auto& [height, width, tokens] : {std::array<int64_t, 3>{8, 8, 77}, {8, 4, 150}, {24, 16, 231}}) {
+    const Inputs in = inputs(Device::cuda(0), height, width, tokens);
+    const UNet wide = make(DType::f32);
+    const LoraNetwork wide_lora = attach(wide, 4);
+    const Outcome expected = run(wide, &wide_lora, in);
+    UNet fused = make(DType::bf16);
+    const LoraNetwork lora = attach(fused, 4);
+    fused.fuse();
+    const Outcome got = run(fused, &lora, in);
+    EXPECT_LT(distance(got.out, expected.out), 0.1) << height << " x " << width << ", text of " << tokens;
+    EXPECT_LT(distance(got.gradients, expected.gradients), 0.25) << height << " x " << width << ", text of " << tokens;
+  }
+}
+
+// Ranks and alphas of their own, and layers without an adapter, among them such as read the text.
+TEST_F(Fused, TakesAdaptersThatDifferFromLayerToLayer) {
+  const auto uneven = [](const LoraTargets& targets) {
+    const LoRA even = new_lora(targets, {.dim = 12, .alpha = 12, .seed = 1});
+    LoRA::Modules modules;
+    int64_t number = 0;
+    for (const auto& [name, module] : even.modules()) {
+      const int64_t rank = 1 + 5 * number++ % 12;
+      if (number % 4 == 0) continue;
+      modules[name] = {module.down.rows(0, rank), narrow(module.up, 1, 0, rank),
+                       0.5 * static_cast<double>(number % 5 + 1)};
+    }
+    return LoRA(std::move(modules));
+  };
+  const Inputs in = inputs(Device::cuda(0));
+  const UNet wide = make(DType::f32);
+  const LoraTargets wide_targets = lora_targets(wide, LoraPart::unet);
+  const LoraNetwork wide_lora = attach(wide_targets, uneven(wide_targets));
+  const Outcome expected = run(wide, &wide_lora, in);
+  UNet fused = make(DType::bf16);
+  const LoraTargets targets = lora_targets(fused, LoraPart::unet);
+  const LoraNetwork lora = attach(targets, uneven(targets));
+  fused.fuse();
+  const Outcome got = run(fused, &lora, in);
+  EXPECT_LT(distance(got.out, expected.out), 0.1);
+  ASSERT_EQ(got.gradients.size(), expected.gradients.size());
+  for (size_t i = 0; i < got.gradients.size(); ++i)
+    EXPECT_LT(distance(got.gradients[i].second, expected.gradients[i].second), 0.25) << got.gradients[i].first;
 }
 
 TEST_F(Fused, WithoutAdaptersPredictsTheSame) {
