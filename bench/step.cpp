@@ -85,11 +85,10 @@ int main(int argc, char** argv) {
   const int threads = std::stoi(argv[3]), steps = std::stoi(argv[4]), pictures = std::stoi(argv[5]);
   flame::set_threads(threads);
 
-  const eri::SDXLSampler sampler(checkpoint);
-  eri::SampleOptions options;
-  options.cfg = 4;
-  options.width = options.height = 128;
-  const auto picture = [&] { sampler.sample("blueprint of a cat face", 20, options); };
+  eri::SDXLSampler sampler(checkpoint);
+  const eri::SampleRequest request = {.prompt = "blueprint of a cat face",
+                                      .options = {.cfg = 4, .width = 128, .height = 128}};
+  const auto picture = [&] { sampler.sample(request); };
   measure("picture", pictures, picture);
 
   const auto output = std::filesystem::temp_directory_path() / ("bench_step-" + std::to_string(getpid()));

@@ -1,4 +1,6 @@
-#include <fstream>
+#include <chrono>
+#include <cstdio>
+#include <future>
 #include <iostream>
 
 #include "eri/app/commands.h"
@@ -11,8 +13,8 @@ namespace {
 struct Arguments {
   std::string model, file, output = "sample.png";
   std::vector<std::string> prompts, loras;
-  int steps = 20;
-  SampleOptions options;
+  SampleRequest request;
+  bool cuda_graph = true;
   Machine machine;
 };
 
@@ -32,40 +34,72 @@ std::pair<std::string, double> parse_lora(const std::string& argument) {
   return {argument.substr(0, colon), value};
 }
 
-std::vector<std::string> read_prompts(const Arguments& arguments) {
-  std::vector<std::string> prompts = arguments.prompts;
-  if (!arguments.file.empty()) {
-    std::ifstream in(arguments.file);
-    if (!in) flame::fail("--from_file: cannot read ", arguments.file);
-    for (std::string line; std::getline(in, line);) {
-      if (!line.empty()) prompts.push_back(line);
-    }
+// Those of --prompt, then those of the file; each that names no seed has the one after that of the prompt before it.
+std::vector<SampleRequest> read_requests(const Arguments& arguments) {
+  std::vector<SampleRequest> requests;
+  SampleRequest next = arguments.request;
+  for (const std::string& prompt : arguments.prompts) {
+    next.prompt = prompt;
+    requests.push_back(next);
+    ++next.options.seed;
   }
-  if (prompts.empty()) flame::fail("there is nothing to draw: give --prompt TEXT or --from_file FILE");
-  return prompts;
+  if (!arguments.file.empty()) {
+    for (SampleRequest& request : read_prompts(arguments.file, next)) requests.push_back(std::move(request));
+  }
+  if (requests.empty()) flame::fail("there is nothing to draw: give --prompt TEXT or --from_file FILE");
+  return requests;
 }
 
-void run(const Arguments& arguments) {
-  arguments.machine.apply();
-  const std::vector<std::string> prompts = read_prompts(arguments);
-  const bool folder = !arguments.output.ends_with(".png");
-  if (!folder && prompts.size() > 1)
-    flame::fail("--output: ", prompts.size(), " prompts need a folder, got the file ", arguments.output);
-  if (folder) std::filesystem::create_directories(arguments.output);
-
-  SDXLSampler sampler(arguments.model, arguments.machine.chosen_device(), arguments.machine.chosen_dtype());
+SDXLSampler load(const Arguments& arguments) {
+  const flame::Device device = arguments.machine.chosen_device();
+  const auto begin = std::chrono::steady_clock::now();
+  SDXLSampler sampler(arguments.model, device, arguments.machine.chosen_dtype(), arguments.cuda_graph);
   for (const std::string& lora : arguments.loras) {
     const auto [file, strength] = parse_lora(lora);
     sampler.add_lora(file, strength);
   }
-  SampleOptions options = arguments.options;
-  for (size_t i = 0; i < prompts.size(); ++i, ++options.seed) {
+  sampler.prepare();
+  flame::synchronize(device);
+  std::printf("loaded in %.2f s\n", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  return sampler;
+}
+
+void show(const std::filesystem::path& file, const SampleRequest& request, const SampleTimes& times) {
+  std::printf("%s  seed %llu  %.2f s (text %.0f ms, %d steps of %.1f ms, decoding %.0f ms)  %s\n", file.c_str(),
+              static_cast<unsigned long long>(request.options.seed), times.total(), 1e3 * times.text, request.steps,
+              1e3 * times.steps / request.steps, 1e3 * times.decode, request.prompt.c_str());
+  std::fflush(stdout);
+}
+
+void show_memory(flame::Device device) {
+  if (device.is_cpu()) return;
+  const flame::MemoryUse use = flame::memory_use(device);
+  constexpr double GiB = 1 << 30;
+  std::printf("peak memory %.2f GiB, taken of the card %.2f GiB\n", static_cast<double>(use.peak) / GiB,
+              static_cast<double>(use.reserved) / GiB);
+}
+
+void run(const Arguments& arguments) {
+  arguments.machine.apply();
+  const std::vector<SampleRequest> requests = read_requests(arguments);
+  const bool folder = !arguments.output.ends_with(".png");
+  if (!folder && requests.size() > 1)
+    flame::fail("--output: ", requests.size(), " prompts need a folder, got the file ", arguments.output);
+  if (folder) std::filesystem::create_directories(arguments.output);
+
+  SDXLSampler sampler = load(arguments);
+  std::future<void> saving;  // of the picture before, while the next one is drawn
+  for (size_t i = 0; i < requests.size(); ++i) {
     char name[32];
     std::snprintf(name, sizeof name, "%02zu.png", i + 1);
     const auto file = folder ? std::filesystem::path(arguments.output) / name : std::filesystem::path(arguments.output);
-    sampler.sample(prompts[i], arguments.steps, options).save(file);
-    std::cout << file.string() << "  seed " << options.seed << "  " << prompts[i] << std::endl;
+    const flame::Image picture = sampler.sample(requests[i]);
+    if (saving.valid()) saving.get();
+    saving = std::async(std::launch::async, [picture, file] { picture.save(file); });
+    show(file, requests[i], sampler.times());
   }
+  saving.get();
+  show_memory(arguments.machine.chosen_device());
 }
 
 }  // namespace
@@ -77,19 +111,28 @@ void add_sample(CLI::App& app) {
   command->add_option("--prompt", a->prompts, "what to draw; may be given several times")
       ->type_name("TEXT")
       ->allow_extra_args(false);
-  command->add_option("--from_file", a->file, "prompts, one a line")->type_name("FILE");
-  command->add_option("--negative_prompt", a->options.negative_prompt, "what to avoid")->type_name("TEXT");
+  command
+      ->add_option("--from_file", a->file,
+                   "prompts, one a line, as sd-scripts has them: with --n, --w, --h, --d, --l, --s at a line's end")
+      ->type_name("FILE");
+  command->add_option("--negative_prompt", a->request.options.negative_prompt, "what to avoid")->type_name("TEXT");
   command->add_option("--lora", a->loras, "a LoRA file, with a strength if not 1; may be given several times")
       ->type_name("FILE[:STRENGTH]")
       ->allow_extra_args(false);
-  command->add_option("--seed", a->options.seed, "noise of the first picture; the next has the next seed")
+  command->add_option("--seed", a->request.options.seed, "noise of the first picture; the next has the next seed")
       ->capture_default_str();
-  command->add_option("--steps", a->steps, "Euler steps")->check(CLI::Range(1, 1000))->capture_default_str();
-  command->add_option("--cfg", a->options.cfg, "guidance: how closely to follow the prompt")->capture_default_str();
-  command->add_option("--width", a->options.width, "in pixels, a multiple of 8")->capture_default_str();
-  command->add_option("--height", a->options.height, "in pixels, a multiple of 8")->capture_default_str();
+  command->add_option("--steps", a->request.steps, "Euler steps")->check(CLI::Range(1, 1000))->capture_default_str();
+  command->add_option("--cfg", a->request.options.cfg, "guidance: how closely to follow the prompt")
+      ->capture_default_str();
+  command->add_option("--width", a->request.options.width, "in pixels, a multiple of 8")->capture_default_str();
+  command->add_option("--height", a->request.options.height, "in pixels, a multiple of 8")->capture_default_str();
   command->add_option("--output", a->output, "FILE.png, or a folder for 01.png, 02.png, ...")->capture_default_str();
   a->machine.add_to(*command);
+  command
+      ->add_option("--cuda_graph", a->cuda_graph,
+                   "launch a whole step on a GPU at once; false: kernel by kernel, for debuggers")
+      ->capture_default_str()
+      ->group("Machine");
   command->callback([a] { run(*a); });
 }
 

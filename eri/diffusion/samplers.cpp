@@ -30,14 +30,18 @@ int64_t Denoiser::timestep(double sigma) const {
   return nearest - sigmas_.begin();
 }
 
-Tensor Denoiser::scaled_input(const Tensor& x, double sigma) const {
-  return x * static_cast<float>(1 / std::sqrt(sigma * sigma + 1));
+Denoiser::Factors Denoiser::factors(double sigma) const {
+  const double scale = sigma * sigma + 1;
+  const auto input = static_cast<float>(1 / std::sqrt(scale));
+  if (prediction_ == Prediction::epsilon) return {input, 1, static_cast<float>(sigma)};
+  return {input, static_cast<float>(1 / scale), static_cast<float>(sigma / std::sqrt(scale))};
 }
 
+Tensor Denoiser::scaled_input(const Tensor& x, double sigma) const { return x * factors(sigma).input; }
+
 Tensor Denoiser::denoised(const Tensor& x, const Tensor& prediction, double sigma) const {
-  if (prediction_ == Prediction::epsilon) return x - prediction * static_cast<float>(sigma);
-  const double scale = sigma * sigma + 1;
-  return x * static_cast<float>(1 / scale) - prediction * static_cast<float>(sigma / std::sqrt(scale));
+  const Factors f = factors(sigma);
+  return x * f.noisy - prediction * f.predicted;
 }
 
 Tensor Denoiser::start(const Tensor& noise, double first_sigma) const {

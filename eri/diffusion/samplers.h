@@ -20,6 +20,11 @@ class Denoiser {
   double sigma(double timestep) const;                           // linear in log sigma between two timesteps
   int64_t timestep(double sigma) const;
 
+  // The model sees input * x; the estimate of x0 is noisy * x - predicted * prediction.
+  struct Factors {
+    float input, noisy, predicted;
+  };
+  Factors factors(double sigma) const;
   Tensor scaled_input(const Tensor& x, double sigma) const;
   Tensor denoised(const Tensor& x, const Tensor& prediction, double sigma) const;  // the estimate of x0
 

@@ -2,39 +2,43 @@
 
 #include <filesystem>
 #include <memory>
-#include <string>
-#include <vector>
 
+#include "eri/sampling/sample_request.h"
 #include "flame/core/tensor.h"
 #include "flame/io/image.h"
 
 namespace eri {
 
-struct SampleOptions {
-  std::string negative_prompt;
-  uint64_t seed = 0;
-  double cfg = 7;  // 1 means no guidance
-  int64_t width = 1024, height = 1024;
+// What a picture took, in seconds.
+struct SampleTimes {
+  double text = 0, steps = 0, decode = 0;  // the text encoders, all steps of the UNet, the autoencoder
+  double total() const { return text + steps + decode; }
 };
 
 // Pictures from text with an SDXL checkpoint and any number of LoRAs: Euler over ComfyUI's `normal` schedule. The UNet
-// and the text encoders compute in `dtype`, the rest in f32.
+// and the text encoders compute in `dtype`. On a GPU in f16 or bf16 the UNet is fused before the first picture, and on
+// any GPU a step is captured once for each shape, if `graphs`.
 class SDXLSampler {
  public:
   explicit SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device = flame::Device::cpu(),
-                       flame::DType dtype = flame::DType::f32);
+                       flame::DType dtype = flame::DType::f32, bool graphs = true);
+  SDXLSampler(SDXLSampler&&) noexcept;
   ~SDXLSampler();
 
+  // Throws if layers have been fused: LoRAs are a part of that.
   void add_lora(const std::filesystem::path& file, double strength = 1);
+  void prepare();  // what else there is to do before the first picture, which does it if it was not called
 
-  flame::Image sample(const std::string& prompt, int steps = 20, const SampleOptions& options = {}) const;
+  flame::Image sample(const SampleRequest& request);
   // The latents [1, 4, h/8, w/8] that sample() decodes, from unit noise of that shape.
-  flame::Tensor sample_latents(const std::string& prompt, const flame::Tensor& noise, int steps,
-                               const SampleOptions& options) const;
+  flame::Tensor sample_latents(const SampleRequest& request, const flame::Tensor& noise);
+
+  const SampleTimes& times() const { return times_; }  // of the last picture
 
  private:
   struct Models;
   std::unique_ptr<Models> models_;
+  SampleTimes times_;
 };
 
 }  // namespace eri

@@ -12,7 +12,6 @@ namespace {
 using flame::DType;
 using flame::Tensor;
 
-constexpr int plain_runs = 2;       // before a step is captured: they choose plans and warm libraries up
 constexpr size_t most_reports = 8;  // how far the CPU may run ahead
 
 std::vector<int64_t> key_of(const CachedDataset::Batch& batch) {
@@ -31,7 +30,8 @@ TrainStep::TrainStep(Loss loss, flame::Optimizer& optimizer, flame::Generator& g
       generator_(generator),
       options_(options),
       after_update_(std::move(after_update)),
-      device_(optimizer.pack().values().device()) {
+      device_(optimizer.pack().values().device()),
+      update_work_(device_, options_.graphs) {
   flame::PurposeScope purpose(flame::Purpose::data);
   counters_ = Tensor::zeros({2}, DType::i32, device_);
   learning_rate_ = Tensor::zeros({}, DType::f32, device_);
@@ -55,11 +55,11 @@ void TrainStep::queue(int64_t step, double learning_rate, const std::vector<Cach
     counters_.copy_from(Tensor::from({static_cast<int32_t>(step), static_cast<int32_t>(first_sample)}, {2}));
     generator_.set_step(static_cast<uint32_t>(step));
     // A GPU reads from counters_ which samples these are.
-    run(batch.runs, batch.graph, [&] { accumulate_gradients(batch, device_.is_cpu() ? first_sample : 0); });
+    batch.work([&] { accumulate_gradients(batch, device_.is_cpu() ? first_sample : 0); });
     first_sample += given.latents.dim(0);
   }
   learning_rate_.copy_from(Tensor::from({static_cast<float>(learning_rate)}, {}));
-  run(update_runs_, update_graph_, [&] { update(); });
+  update_work_([&] { update(); });
 
   if (spare_.empty()) spare_.push_back({{}, flame::PinnedBytes(device_, report_.bytes()), flame::Event(device_)});
   Report report = std::move(spare_.back());
@@ -71,7 +71,7 @@ void TrainStep::queue(int64_t step, double learning_rate, const std::vector<Cach
 }
 
 TrainStep::Batch& TrainStep::batch_like(const CachedDataset::Batch& given) {
-  Batch& batch = batches_[key_of(given)];
+  Batch& batch = batches_.try_emplace(key_of(given), Batch{{}, {}, {device_, options_.graphs}}).first->second;
   if (batch.latents.defined()) return batch;
   flame::PurposeScope purpose(flame::Purpose::data);
   const auto room_for = [&](const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), device_); };
@@ -79,17 +79,6 @@ TrainStep::Batch& TrainStep::batch_like(const CachedDataset::Batch& given) {
   batch.condition = {room_for(given.condition.context), room_for(given.condition.pooled),
                      room_for(given.condition.time_ids)};
   return batch;
-}
-
-// Runs `work` plainly at first, then captures it, then only launches it.
-void TrainStep::run(int& runs, std::optional<flame::CapturedGraph>& graph, const std::function<void()>& work) {
-  if (graph) return (*graph)();
-  const flame::ArenaScope arena(device_);
-  if (device_.is_cuda() && options_.graphs && ++runs > plain_runs) {
-    graph.emplace(device_, work);
-    return (*graph)();
-  }
-  work();
 }
 
 void TrainStep::accumulate_gradients(const Batch& batch, int64_t first_sample) {
@@ -135,8 +124,8 @@ std::vector<StepResult> TrainStep::results(bool all) {
 }
 
 size_t TrainStep::graph_nodes() const {
-  size_t nodes = update_graph_ ? update_graph_->nodes() : 0;
-  for (const auto& [key, batch] : batches_) nodes += batch.graph ? batch.graph->nodes() : 0;
+  size_t nodes = update_work_.nodes();
+  for (const auto& [key, batch] : batches_) nodes += batch.work.nodes();
   return nodes;
 }
 

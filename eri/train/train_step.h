@@ -3,7 +3,6 @@
 #include <deque>
 #include <functional>
 #include <map>
-#include <optional>
 #include <vector>
 
 #include "eri/train/cached_dataset.h"
@@ -47,8 +46,7 @@ class TrainStep {
   struct Batch {
     flame::Tensor latents;
     Conditioning condition;
-    int runs = 0;
-    std::optional<flame::CapturedGraph> graph;
+    flame::RepeatedWork work;
   };
   struct Report {
     StepResult result;
@@ -59,7 +57,6 @@ class TrainStep {
   Batch& batch_like(const CachedDataset::Batch& given);
   void accumulate_gradients(const Batch& batch, int64_t first_sample);
   void update();
-  void run(int& runs, std::optional<flame::CapturedGraph>& graph, const std::function<void()>& work);
   void take_oldest();  // waits for it
 
   Loss loss_;
@@ -73,8 +70,7 @@ class TrainStep {
   flame::Tensor loss_sum_;       // f32 []
   flame::Tensor report_;         // f32 [2]: loss, norm
   std::map<std::vector<int64_t>, Batch> batches_;
-  int update_runs_ = 0;
-  std::optional<flame::CapturedGraph> update_graph_;
+  flame::RepeatedWork update_work_;
   std::deque<Report> reports_;  // under way
   std::vector<Report> spare_;
   std::vector<StepResult> done_;

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "flame/device/device.h"
 
@@ -21,6 +22,21 @@ class CapturedGraph {
  private:
   struct State;
   std::shared_ptr<State> state_;
+};
+
+// Work that is done again and again, in an ArenaScope. On a GPU it runs plainly twice, which chooses plans and warms
+// libraries up, is then captured, and from then on only launched; on the CPU, and without `captures`, it runs plainly.
+class RepeatedWork {
+ public:
+  RepeatedWork(Device device, bool captures) : device_(device), captures_(captures && device.is_cuda()) {}
+  void operator()(const std::function<void()>& work);  // the same each time
+  size_t nodes() const { return graph_ ? graph_->nodes() : 0; }
+
+ private:
+  Device device_;
+  bool captures_;
+  int runs_ = 0;
+  std::optional<CapturedGraph> graph_;
 };
 
 // A moment in a GPU's work. On the CPU it is always over.

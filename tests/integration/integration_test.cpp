@@ -165,11 +165,8 @@ TEST(Models, TheAutoencoderGivesBackAPicture) {
 
 TEST(Sampling, WritesAPictureOfTheSizeAskedFor) {
   const TemporaryFolder folder;
-  const SDXLSampler sampler(model);
-  SampleOptions size;
-  size.width = 128;
-  size.height = 96;
-  const Image image = sampler.sample("a red car", 20, size);
+  SDXLSampler sampler(model);
+  const Image image = sampler.sample({.prompt = "a red car", .options = {.width = 128, .height = 96}});
   image.save(folder / "car.png");
   const Image file = flame::decode_image(folder / "car.png");
   EXPECT_EQ(file.width(), 128);
