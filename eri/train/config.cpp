@@ -47,6 +47,12 @@ constexpr ConfigKey keys[] = {
     {"output_name", &TrainConfig::output_name, output_group, "name of the LoRA file, without .safetensors"},
     {"save_every_n_steps", &TrainConfig::save_every_n_steps, output_group, "save on the way; 0: only at the end"},
     {"save_state", &TrainConfig::save_state, output_group, "save beside each LoRA what --resume needs"},
+    {"sample_prompts", &TrainConfig::sample_prompts, output_group,
+     "prompts to draw on the way, a text file, one a line, with --n, --w, --h, --d, --l, --s at its end as in "
+     "sd-scripts"},
+    {"sample_every_n_steps", &TrainConfig::sample_every_n_steps, output_group,
+     "draw them each time that so many steps are done; 0: never"},
+    {"sample_at_first", &TrainConfig::sample_at_first, output_group, "draw them before the first step"},
     {"resume", &TrainConfig::resume, output_group, "go on from a saved ...-state folder, bit for bit"},
     {"device", &TrainConfig::device, machine_group, "auto (a GPU if there is one), cpu or cuda:0"},
     {"mixed_precision", &TrainConfig::mixed_precision, machine_group,
@@ -254,6 +260,10 @@ void validate(const TrainConfig& config) {
   not_negative("min_snr_gamma", config.min_snr_gamma);
   not_negative("weight_decay", config.weight_decay);
   not_negative("save_every_n_steps", static_cast<double>(config.save_every_n_steps));
+  not_negative("sample_every_n_steps", static_cast<double>(config.sample_every_n_steps));
+  const bool draws = config.sample_every_n_steps > 0 || config.sample_at_first;
+  check(!draws || !config.sample_prompts.empty(), "sample_prompts: missing; give a text file with one prompt a line");
+  check(draws || config.sample_prompts.empty(), "sample_prompts: when? give sample_every_n_steps or sample_at_first");
   not_negative("threads", static_cast<double>(config.threads));
   not_negative("seed", static_cast<double>(config.seed));
   not_negative("max_vram", config.max_vram);

@@ -40,6 +40,9 @@ struct TrainConfig {
   int64_t seed = 42;
   int64_t save_every_n_steps = 0;
   bool save_state = true;
+  std::string sample_prompts;
+  int64_t sample_every_n_steps = 0;
+  bool sample_at_first = false;
   std::string resume;
   std::string device = "auto";
   std::string mixed_precision = "auto";

@@ -6,25 +6,20 @@
 #include <vector>
 
 #include "eri/data/image_dataset.h"
+#include "eri/diffusion/conditioning.h"
+#include "eri/diffusion/samplers.h"
 #include "eri/lora/targets.h"
 #include "eri/models/fused_unet.h"
 #include "flame/core/tensor.h"
 
 namespace eri {
 
-// What a prediction is conditioned on, one row a sample.
-struct Conditioning {
-  flame::Tensor context;   // [N, tokens, width]
-  flame::Tensor pooled;    // [N, width]
-  flame::Tensor time_ids;  // [N, 6] f32
-};
-
 // All that the trainer knows of a model. A new kind of model is one more of these.
 class Family {
  public:
   virtual ~Family() = default;
 
-  // Both are only called before training; release_encoders() then frees what they need.
+  // These are only called before training; release_encoders() then frees what they need.
   virtual Conditioning encode_text(const std::vector<std::string>& captions,
                                    const std::vector<SizeConditioning>& sizes) const = 0;
   virtual flame::Tensor encode_pictures(const flame::Tensor& pixels, const flame::Tensor& noise) const = 0;
@@ -32,6 +27,10 @@ class Family {
   virtual int64_t size_multiple() const = 0;  // what a picture's sides must be multiples of
   virtual void release_encoders() = 0;
   virtual flame::Device device() const = 0;
+
+  // Pictures of latents, each [1, C, h, w] f32. Where release_encoders() has freed the decoder, it is loaded for the
+  // call.
+  virtual std::vector<flame::Image> decode(const std::vector<flame::Tensor>& latents) const = 0;
 
   // How much of `caption` its text encoders cut off, in tokens.
   virtual size_t tokens_cut(const std::string& caption) const = 0;
@@ -47,6 +46,10 @@ class Family {
   virtual void refresh() const = 0;
 
   virtual std::string prediction_type() const = 0;  // "epsilon" or "v"
+  virtual Denoiser denoiser() const = 0;            // how its predictions become pictures
+  // What the model predicts in x [N, C, h, w] (f32) at timesteps [N] (i64).
+  virtual flame::Tensor predict(const flame::Tensor& x, const flame::Tensor& timesteps,
+                                const Conditioning& condition) const = 0;
   // One weight a timestep for loss(), f32; no tensor for a `min_snr_gamma` of 0, which means no weighting.
   virtual flame::Tensor loss_weights(double min_snr_gamma) const = 0;
   // Loss of one batch, f32 []: noise [N, ...] is added at timesteps [N] (i64). All that it reads is on the device, so

@@ -68,6 +68,12 @@ void TrainLog::show_progress(const StepResult& result, bool last) {
   }
 }
 
+void TrainLog::aside(const std::function<void()>& work) {
+  const Clock::time_point begin = Clock::now();
+  work();
+  start_ += Clock::now() - begin;
+}
+
 void TrainLog::say(const std::string& message) {
   if (line_open_) std::cerr << "\n";
   line_open_ = false;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 
 namespace eri {
@@ -22,7 +23,8 @@ class TrainLog {
  public:
   TrainLog(const std::filesystem::path& file, int64_t first_step, int64_t total_steps);
   void step(const StepResult& result);
-  void say(const std::string& message);  // a line of its own, for people
+  void say(const std::string& message);           // a line of its own, for people
+  void aside(const std::function<void()>& work);  // runs it; its time is not training's
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -80,10 +80,12 @@ Trainer::Trainer(const TrainConfig& config)
   flame::set_memory_limit(device, static_cast<size_t>(config_.max_vram * GiB));
   check_output(config_);
 
-  // 1. Everything that can be wrong with the pictures is found before the model is loaded.
+  // 1. Everything that can be wrong with the pictures and prompts is found before the model is loaded.
   dataset_ = scan_folder(config_.train_data_dir, {.width = config_.resolution.width,
                                                   .height = config_.resolution.height,
                                                   .caption_extension = config_.caption_extension});
+  std::vector<SampleRequest> previews;
+  if (!config_.sample_prompts.empty()) previews = preview_requests(config_);
   order_ = BatchOrder(dataset_.repeats(), config_.train_batch_size, generator_.seed());
   // 2. The frozen model; pictures and captions go through its encoders once.
   base_metadata_ = std::async(std::launch::async, base_model_metadata, fs::path(config_.pretrained_model_name_or_path));
@@ -103,6 +105,7 @@ Trainer::Trainer(const TrainConfig& config)
     const auto& [width, height] = config_.resolution;
     loss_scale_ = loss_scale(family_->latent_shape(config_.train_batch_size, height, width));
   }
+  if (!previews.empty()) previews_ = std::make_unique<Previews>(config_, previews, *family_);
   family_->release_encoders();
   if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
   loss_weights_ = family_->loss_weights(config_.min_snr_gamma);
@@ -154,12 +157,17 @@ void Trainer::run(const std::atomic<bool>& stop) {
   const auto show = [&](bool all) {
     for (const StepResult& result : train_step_->results(all)) log.step(result);
   };
+  if (config_.sample_at_first && steps_done_ == 0) draw_previews(log);
   for (int64_t first = steps_done_ + 1; steps_done_ < config_.max_train_steps && !stop;) {
     queue_step();
     show(steps_done_ == first);
     if (steps_done_ == first) {
       log.say(memory_by_purpose(family_->device()));
       flame::save_plans();  // a run that is killed has them all by now
+    }
+    if (config_.sample_every_n_steps && steps_done_ % config_.sample_every_n_steps == 0) {
+      show(true);
+      draw_previews(log);
     }
     const bool due = config_.save_every_n_steps && steps_done_ % config_.save_every_n_steps == 0;
     if (!due || steps_done_ == config_.max_train_steps) continue;
@@ -177,6 +185,17 @@ void Trainer::run(const std::atomic<bool>& stop) {
   save(name, log);
   log.say(text("stopped after step ", steps_done_, "; go on with --resume ",
                (fs::path(config_.output_dir) / (name + "-state")).string()));
+}
+
+// A picture that cannot be drawn is no reason to stop training.
+void Trainer::draw_previews(TrainLog& log) {
+  log.aside([&] {
+    try {
+      log.say(text("drew ", previews_->draw(steps_done_).string(), " at step ", steps_done_));
+    } catch (const std::exception& error) {
+      log.say(text("no pictures at step ", steps_done_, ": ", error.what(), "\nTraining goes on."));
+    }
+  });
 }
 
 void Trainer::save(const std::string& name, TrainLog& log) const {
@@ -217,6 +236,9 @@ void Trainer::resume(const fs::path& folder) {
                                                     "output_name",
                                                     "save_every_n_steps",
                                                     "save_state",
+                                                    "sample_prompts",
+                                                    "sample_every_n_steps",
+                                                    "sample_at_first",
                                                     "resume",
                                                     "device",
                                                     "threads",

@@ -8,6 +8,7 @@
 #include "eri/lora/lora.h"
 #include "eri/train/cached_dataset.h"
 #include "eri/train/config.h"
+#include "eri/train/previews.h"
 #include "eri/train/run_state.h"
 #include "eri/train/train_log.h"
 #include "eri/train/train_step.h"
@@ -38,6 +39,7 @@ class Trainer {
   void resume(const std::filesystem::path& folder);
   void queue_step();
   void save(const std::string& name, TrainLog& log) const;  // both, as output_dir/name...
+  void draw_previews(TrainLog& log);
 
   TrainConfig config_;
   std::unique_ptr<Family> family_;
@@ -45,8 +47,9 @@ class Trainer {
   BatchOrder order_;
   std::vector<std::string> notices_;  // for people
   std::unique_ptr<CachedDataset> cache_;
-  flame::Tensor loss_weights_;  // one a timestep; none: all weigh the same
-  double loss_scale_ = 1;       // what losses are multiplied by before their gradients are computed
+  std::unique_ptr<Previews> previews_;  // where the configuration asks for some
+  flame::Tensor loss_weights_;          // one a timestep; none: all weigh the same
+  double loss_scale_ = 1;               // what losses are multiplied by before their gradients are computed
   flame::Generator generator_;
   LoraNetwork lora_;
   std::unique_ptr<flame::AdamW> optimizer_;

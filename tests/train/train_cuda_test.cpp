@@ -78,6 +78,44 @@ TEST_F(CudaTraining, GoesOnBitForBitAfterAResume) {
   }
 }
 
+// Previews draw with the model that trains, in the memory of its steps.
+TEST_F(CudaTraining, DoesNotKnowOfPreviews) {
+  flame::testing::write_file(folder_ / "prompts.txt",
+                             "blueprint of a cat --s 5\nblueprint of a dog --s 4 --l 1 --w 64\n");
+  for (const char* precision : {"no", "bf16"}) {
+    TrainConfig config = run_on("cuda", precision);
+    config.output_dir = folder_ / precision;
+    const auto trained = [&] {
+      Trainer trainer(config);
+      trainer.run(false);
+      return trainer.parameters().values().to_host<float>();
+    };
+    const std::vector<float> expected = trained();
+    config.sample_prompts = folder_ / "prompts.txt";
+    config.sample_every_n_steps = 2;
+    config.sample_at_first = true;
+    EXPECT_EQ(trained(), expected) << precision;
+    EXPECT_EQ(flame::testing::names_in(folder_ / precision / "sample").size(), 8u);
+  }
+}
+
+TEST_F(CudaTraining, PreviewsTakeNoMemoryThatStays) {
+  flame::testing::write_file(folder_ / "prompts.txt", "blueprint of a cat --s 5\n");
+  TrainConfig config = run_on("cuda", "bf16");
+  const auto held_after = [&](int64_t steps) {
+    config.max_train_steps = steps;
+    Trainer trainer(config);
+    trainer.run(false);
+    return flame::memory_use(flame::Device::cuda());
+  };
+  config.sample_prompts = folder_ / "prompts.txt";
+  config.sample_every_n_steps = 4;
+  held_after(8);  // libraries' workspaces are made
+  const flame::MemoryUse few = held_after(8), many = held_after(40);
+  EXPECT_EQ(many.current, few.current);
+  EXPECT_EQ(many.reserved, few.reserved);
+}
+
 TEST_F(CudaTraining, SaysHowMuchMemoryItMayUse) {
   TrainConfig config = run_on("cuda", "no");
   config.max_vram = 0.05;

@@ -6,6 +6,7 @@
 #include "eri/models/checkpoint.h"
 #include "eri/models/text_conditioning.h"
 #include "eri/models/unet.h"
+#include "eri/sampling/drawing.h"
 #include "eri/train/family.h"
 #include "flame/ops/loss.h"
 
@@ -17,11 +18,13 @@ using flame::Shape;
 class Sdxl : public Family {
  public:
   Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype)
-      : device_(device),
+      : path_(checkpoint.path()),
+        device_(device),
         prediction_(checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
         schedule_(checkpoint.zero_terminal_snr(), device),
+        denoiser_(schedule_, prediction_),
         unet_(UNet::from_safetensors(checkpoint.path(), device, dtype)),
-        vae_(VAE::from_safetensors(checkpoint.path(), device)),
+        vae_(load_vae()),
         text_(TextEncoders::from_safetensors(checkpoint.path(), device, dtype)) {}
 
   Conditioning encode_text(const std::vector<std::string>& captions,
@@ -55,6 +58,15 @@ class Sdxl : public Family {
 
   flame::Device device() const override { return device_; }
 
+  // Weights that are loaded for the call lie in the memory that a training step uses, so that previews take no more.
+  std::vector<flame::Image> decode(const std::vector<Tensor>& latents) const override {
+    const flame::ArenaScope arena(device_);
+    const VAE vae = vae_ ? *vae_ : load_vae();
+    std::vector<flame::Image> pictures;
+    for (const Tensor& each : latents) pictures.push_back(picture_of(vae, each));
+    return pictures;
+  }
+
   size_t tokens_cut(const std::string& caption) const override {
     return ClipTokenizer::frame(text_->tokenizer.encode(caption), ClipTokenizer::kPadL).cut;
   }
@@ -75,24 +87,32 @@ class Sdxl : public Family {
     return timestep_table(min_snr_weights(schedule_, min_snr_gamma, prediction_), device_);
   }
 
+  Tensor predict(const Tensor& x, const Tensor& timesteps, const Conditioning& condition) const override {
+    return unet_(x, timesteps, condition.context, condition.pooled, condition.time_ids);
+  }
+
   Tensor loss(const Tensor& latents, const Tensor& noise, const Tensor& timesteps, const Conditioning& condition,
               const Tensor& weights) const override {
     const Tensor noisy = schedule_.add_noise(latents, noise, timesteps);
-    const Tensor guess = unet_(noisy, timesteps, condition.context, condition.pooled, condition.time_ids);
-    const Tensor prediction = guess.to(flame::DType::f32);
+    const Tensor prediction = predict(noisy, timesteps, condition).to(flame::DType::f32);
     const Tensor target = schedule_.target(prediction_, latents, noise, timesteps);
     if (!weights.defined()) return flame::mse_loss(prediction, target);
     return flame::weighted_mse_loss(prediction, target, at_timesteps(weights, timesteps));
   }
 
+  Denoiser denoiser() const override { return denoiser_; }
   std::string prediction_type() const override { return prediction_ == Prediction::v ? "v" : "epsilon"; }
 
   int64_t timesteps() const override { return NoiseSchedule::steps; }
 
  private:
+  VAE load_vae() const { return VAE::from_safetensors(path_, device_); }
+
+  std::filesystem::path path_;
   flame::Device device_;
   Prediction prediction_;
   NoiseSchedule schedule_;
+  Denoiser denoiser_;
   UNet unet_;
   std::optional<VAE> vae_;
   std::optional<TextEncoders> text_;

@@ -1,0 +1,61 @@
+#include "eri/train/previews.h"
+
+#include <cstdio>
+
+#include "flame/core/error.h"
+
+namespace eri {
+
+namespace fs = std::filesystem;
+using flame::Tensor;
+
+std::vector<SampleRequest> preview_requests(const TrainConfig& config) {
+  SampleRequest request{.prompt = {}, .steps = 30};  // these and the guidance are sd-scripts'
+  request.options = {.seed = static_cast<uint64_t>(config.seed),
+                     .cfg = 7.5,
+                     .width = config.resolution.width,
+                     .height = config.resolution.height};
+  return read_prompts(config.sample_prompts, request);
+}
+
+Previews::Previews(const TrainConfig& config, const std::vector<SampleRequest>& requests, const Family& family)
+    : family_(family),
+      folder_(fs::path(config.output_dir) / "sample"),
+      name_(config.output_name),
+      sampler_(
+          family.denoiser(),
+          [&family](const Tensor& x, const Tensor& timesteps, const Conditioning& condition) {
+            return family.predict(x, timesteps, condition);
+          },
+          family.device(), config.cuda_graph) {
+  const flame::PurposeScope purpose(flame::Purpose::data);
+  for (const SampleRequest& request : requests) {
+    const auto& [negative, seed, cfg, width, height] = request.options;
+    try {
+      require_size(request.options, family.size_multiple());
+    } catch (const flame::Error& error) {
+      flame::fail(config.sample_prompts, ": '", request.prompt, "': ", error.what());
+    }
+    const std::vector<std::string> texts = request.texts();
+    const std::vector<SizeConditioning> sizes(texts.size(), {height, width, 0, 0, height, width});
+    previews_.push_back({request, family.encode_text(texts, sizes), family.latent_shape(1, height, width)});
+  }
+}
+
+fs::path Previews::draw(int64_t step) {
+  std::vector<Tensor> latents;
+  for (const auto& [request, condition, shape] : previews_)
+    latents.push_back(sampler_(unit_noise(request.options.seed, shape, family_.device()), condition,
+                               request.options.cfg, request.steps));
+  fs::create_directories(folder_);
+  const std::vector<flame::Image> pictures = family_.decode(latents);
+  for (size_t i = 0; i < pictures.size(); ++i) {
+    char numbers[80];
+    std::snprintf(numbers, sizeof numbers, "_%06lld_%02zu_%llu.png", static_cast<long long>(step), i,
+                  static_cast<unsigned long long>(previews_[i].request.options.seed));
+    pictures[i].save(folder_ / (name_ + numbers));
+  }
+  return folder_;
+}
+
+}  // namespace eri

@@ -1,0 +1,134 @@
+// Pictures drawn while a LoRA trains: they are those that sampling draws, and training does not know of them.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "eri/sampling/sdxl_sampler.h"
+#include "eri/train/trainer.h"
+#include "flame/io/safetensors.h"
+#include "tests/io/files.h"
+
+namespace eri {
+namespace {
+
+namespace fs = std::filesystem;
+using flame::testing::error_of;
+using flame::testing::names_in;
+using flame::testing::TemporaryFolder;
+using flame::testing::write_file;
+
+constexpr const char* model = "models/eri-tiny.safetensors";
+
+TrainConfig run_into(const fs::path& output) {
+  TrainConfig config;
+  config.device = "cpu";
+  config.pretrained_model_name_or_path = model;
+  config.train_data_dir = "examples/blueprint";
+  config.resolution = {128, 128};
+  config.output_dir = output;
+  config.network_dim = config.network_alpha = 4;
+  config.learning_rate = 4e-3;
+  config.max_train_steps = 4;
+  config.seed = 3;
+  return config;
+}
+
+TrainConfig with_previews(TrainConfig config, const fs::path& prompts) {
+  config.sample_prompts = prompts;
+  config.sample_every_n_steps = 2;
+  config.sample_at_first = true;
+  return config;
+}
+
+// Loss and gradient's norm of each step, as a run logged them.
+std::vector<std::pair<double, double>> logged(const TrainConfig& config) {
+  std::vector<std::pair<double, double>> steps;
+  std::ifstream in(fs::path(config.output_dir) / "lora-log.jsonl");
+  for (std::string line; std::getline(in, line);) {
+    const auto step = nlohmann::json::parse(line);
+    steps.emplace_back(step.at("loss"), step.at("grad_norm"));
+  }
+  return steps;
+}
+
+std::vector<float> trained(const TrainConfig& config) {
+  Trainer trainer(config);
+  trainer.run(false);
+  return trainer.parameters().values().to_host<float>();
+}
+
+TEST(Previews, LeaveTrainingAsItIs) {
+  const TemporaryFolder folder;
+  write_file(folder / "prompts.txt", "blueprint of a cat --s 3\nblueprint of a dog --n red --w 96 --d 9 --s 2 --l 1\n");
+  const TrainConfig plain = run_into(folder / "plain");
+  const TrainConfig drawing = with_previews(run_into(folder / "drawing"), folder / "prompts.txt");
+  EXPECT_EQ(trained(drawing), trained(plain));
+  EXPECT_EQ(logged(drawing).size(), 4u);
+  EXPECT_EQ(logged(drawing), logged(plain));
+  EXPECT_FALSE(fs::exists(folder / "plain" / "sample"));
+
+  std::vector<std::string> expected;
+  for (const char* step : {"000000", "000002", "000004"})
+    for (const char* picture : {"_00_3.png", "_01_9.png"}) expected.push_back(std::string("lora_") + step + picture);
+  std::vector<std::string> names = names_in(folder / "drawing" / "sample");
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(names, expected);
+  const flame::Image second = flame::decode_image(folder / "drawing" / "sample" / "lora_000004_01_9.png");
+  EXPECT_EQ(second.width(), 96);
+  EXPECT_EQ(second.height(), 128);
+  EXPECT_NE(second, flame::decode_image(folder / "drawing" / "sample" / "lora_000000_01_9.png")) << "it has learned";
+}
+
+// Before the first step a LoRA changes nothing.
+TEST(Previews, AreThePicturesThatSamplingDraws) {
+  const TemporaryFolder folder;
+  write_file(folder / "prompts.txt", "blueprint of a cat --n red --s 4 --l 3\n");
+  TrainConfig config = with_previews(run_into(folder / "run"), folder / "prompts.txt");
+  config.max_train_steps = 1;
+  Trainer(config).run(false);
+  SDXLSampler sampler(model);
+  const flame::Image expected =
+      sampler.sample({.prompt = "blueprint of a cat",
+                      .steps = 4,
+                      .options = {.negative_prompt = "red", .seed = 3, .cfg = 3, .width = 128, .height = 128}});
+  EXPECT_EQ(flame::decode_image(folder / "run" / "sample" / "lora_000000_00_3.png"), expected);
+}
+
+TEST(Previews, MistakesAreFoundBeforeTraining) {
+  const TemporaryFolder folder;
+  write_file(folder / "prompts.txt", "a cat\na dog --q 3\n");
+  write_file(folder / "odd.txt", "a cat --w 104\n");
+  const auto expect = [&](const TrainConfig& config, const std::vector<std::string>& parts) {
+    const std::string message = error_of([&] { Trainer trainer(config); });
+    for (const std::string& part : parts)
+      EXPECT_NE(message.find(part), message.npos) << part << " is not in: " << message;
+  };
+  const TrainConfig config = run_into(folder / "run");
+  expect(with_previews(config, folder / "prompts.txt"), {"prompts.txt, line 2", "--q"});
+  expect(with_previews(config, folder / "nowhere.txt"), {"nowhere.txt"});
+  expect(with_previews(config, folder / "odd.txt"), {"odd.txt", "a cat", "multiples of", "104"});
+  expect(with_previews(config, ""), {"sample_prompts: missing"});
+  TrainConfig never = config;
+  never.sample_prompts = folder / "odd.txt";
+  expect(never, {"sample_every_n_steps", "sample_at_first"});
+  write_file(folder / "run.toml", "sample_every_n_step = 5\n");
+  TrainConfig read;
+  const std::string message = error_of([&] { read_toml(folder / "run.toml", read); });
+  EXPECT_NE(message.find("did you mean 'sample_every_n_steps'"), message.npos) << message;
+}
+
+// A run goes on where pictures cannot be written.
+TEST(Previews, AreNotWorthARun) {
+  const TemporaryFolder folder;
+  write_file(folder / "prompts.txt", "a cat --s 1\n");
+  TrainConfig config = with_previews(run_into(folder / "run"), folder / "prompts.txt");
+  fs::create_directories(folder / "run");
+  write_file(folder / "run" / "sample", "a file where a folder should be");
+  Trainer trainer(config);
+  EXPECT_NO_THROW(trainer.run(false));
+  EXPECT_TRUE(fs::exists(folder / "run" / "lora.safetensors"));
+}
+
+}  // namespace
+}  // namespace eri
