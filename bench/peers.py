@@ -34,6 +34,7 @@ def parse():
     parser.add_argument("--sd-scripts", type=Path, default=ROOT / "build/sd-scripts")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--json", type=Path, help="file for the figures, written after each program")
+    parser.add_argument("--commit", help="what our figures are of, where bench_training does not know it")
     parser.add_argument("--tiny", action="store_true", help="no figures: a small UNet on the CPU, to test this script")
     given = parser.parse_args()
     given.programs = given.programs.split(",")
@@ -97,8 +98,9 @@ def ours(given, batches):
         return None
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.json"
-        subprocess.run([given.ours, "--batch", batches, "--memory", "lean", "--steps", str(2 * given.steps), "--json", log],
-                       check=True, stdout=subprocess.DEVNULL)
+        command = [given.ours, "--batch", batches, "--memory", "lean", "--steps", str(2 * given.steps), "--json", log]
+        subprocess.run(command + (["--commit", given.commit] if given.commit else []), check=True,
+                       stdout=subprocess.DEVNULL)
         return json.loads(log.read_text())
 
 

@@ -2,8 +2,8 @@
 """Everything that is measured on a GPU, in one run: `make bench-gpu`. Each program prints its figures; their logs end up in
 one file, from which tools/gpu_report.py writes the documents.
 
-    bench/gpu/run.py                          all of it: some three minutes on an H100
-    bench/gpu/run.py --only lean,f16          a part
+    bench/gpu/run.py                          all of it: some ten minutes on an H100
+    bench/gpu/run.py --only lean,sampling     a part
 """
 import argparse
 import json
@@ -14,16 +14,19 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from gpu import benchmarks, memory  # noqa: E402
 
 # What each part runs. Of a card with 24 GB 22.5 GiB are left beside the driver, CUDA's context and a desktop.
 PARTS = {
-    "lean": "{bin}/bench_training --batch 1,2,4,8,16 --kernels 1,2,4",
-    "policies": "{bin}/bench_training --batch 1,2,4,8 --memory ff,attn_ff,block",
+    "lean": "{bin}/bench_training --batch 1,2,4,8,16 --busy --kernels 1,2,4",
+    "policies": "{bin}/bench_training --batch 1,2,4,8 --memory ff,attn_ff,block --busy",
     "f16": "{bin}/bench_training --dtype f16",
     "f32": "{bin}/bench_training --dtype f32",
     "layer-by-layer": "{bin}/bench_training --plain",
     "layer-by-layer-f16": "{bin}/bench_training --plain --dtype f16",
     "24gb": "{bin}/bench_training --batch 4 --limit_gib 22.5",
+    "sampling": "{bin}/bench_sampling --checkpoint {checkpoint} --kernels",
 }
 
 
@@ -31,8 +34,11 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts (default: {', '.join(PARTS)})")
     parser.add_argument("--bin", type=Path, default=ROOT / "build/release/bin", help="folder of the programs")
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "build/sdxl-synthetic.safetensors",
+                        help="of full size; made, with synthetic weights (6.9 GB), where it is missing")
     parser.add_argument("--json", type=Path, default=ROOT / "build/bench-gpu.json",
                         help="file for all logs, written after each part")
+    parser.add_argument("--commit", help="what the figures are of, where the programs do not know it")
     given = parser.parse_args()
     given.parts = given.only.split(",")
     for part in given.parts:
@@ -44,7 +50,10 @@ def parse():
 def run(part, given, file):
     """Whether it ended well."""
     print(f"\n== {part}: {PARTS[part].replace('{bin}/', '')}", flush=True)
-    command = [word.format(bin=given.bin.resolve()) for word in PARTS[part].split()]
+    places = {"bin": given.bin.resolve(), "checkpoint": given.checkpoint.resolve(), "root": ROOT}
+    command = [word.format(**places) for word in PARTS[part].split()]
+    if given.commit:
+        command += ["--commit", given.commit]
     begun = time.monotonic()
     try:
         code = subprocess.run([*command, "--json", file]).returncode
@@ -52,6 +61,13 @@ def run(part, given, file):
         code = error
     print(f"== {part}: {time.monotonic() - begun:.0f} s", *([f"and failed: {code}"] if code else []), flush=True)
     return not code
+
+
+def show(logs):
+    """The tables that the documents would have of these logs alone."""
+    for title, body in {**benchmarks.sections(logs), **memory.sections(logs)}.items():
+        if body and body != benchmarks.NOT_YET:
+            print(f"\n-- {title}\n\n{body}")
 
 
 def main():
@@ -66,6 +82,7 @@ def main():
             if file.exists():
                 logs.append(json.loads(file.read_text()))
                 given.json.write_text(json.dumps({"logs": logs}, indent=1) + "\n")
+    show(logs)
     if failed:
         sys.exit(f"run.py: these parts failed: {', '.join(failed)}")
 

@@ -32,7 +32,7 @@ struct Arguments {
   int64_t rank = 16, size = 1024, steps = 20;
   double limit_gib = 0;
   std::string dtype = "bf16", json, commit = BENCH_COMMIT;
-  bool plain = false, graphs = true;
+  bool plain = false, graphs = true, busy = false;
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -59,7 +59,6 @@ CachedDataset::Batch random_batch(int64_t samples, int64_t size, Device device) 
 }
 
 void print_kernels(const bench::KernelTimes& all) {
-  std::printf("  busy %.2f ms of %.2f ms\n", all.busy_microseconds / 1e3, all.span_microseconds / 1e3);
   for (size_t i = 0; i < std::min<size_t>(all.kernels.size(), 60); ++i)
     std::printf("  %9.1f us %6ld x %8.2f us  %s\n", all.kernels[i].microseconds,
                 static_cast<long>(all.kernels[i].calls),
@@ -200,10 +199,14 @@ void run(const Arguments& arguments) {
   // After all times have been taken, because being watched slows a step down.
   for (nlohmann::json& row : log["rows"]) {
     const int64_t samples = row["batch"];
-    if (std::count(arguments.kernels.begin(), arguments.kernels.end(), samples) == 0) continue;
+    const bool each = std::count(arguments.kernels.begin(), arguments.kernels.end(), samples) != 0;
+    if (!each && !arguments.busy) continue;
     begin(row["policy"]);
     const bench::KernelTimes kernels = Measurement(train_step, samples, arguments, device).kernels();
-    std::printf("batch %2ld %s\n", static_cast<long>(samples), row["policy"].get<std::string>().c_str());
+    row["busy_us"] = kernels.busy_microseconds;
+    std::printf("batch %2ld %-8s  GPU busy for %.2f ms\n", static_cast<long>(samples),
+                row["policy"].get<std::string>().c_str(), kernels.busy_microseconds / 1e3);
+    if (!each) continue;
     print_kernels(kernels);
     row["profile"] = bench::kernel_rows(kernels);
   }
@@ -226,6 +229,7 @@ int main(int argc, char** argv) {
   app.add_option("--commit", arguments.commit, "what the figures are of")->capture_default_str();
   app.add_flag("--plain", arguments.plain, "layer by layer, not fused");
   app.add_flag("!--no-graph", arguments.graphs, "launch every kernel from the CPU");
+  app.add_flag("--busy", arguments.busy, "also how long the GPU has work in a step");
   app.add_option("--kernels", arguments.kernels, "batch sizes of which each kernel is timed, too")->delimiter(',');
   CLI11_PARSE(app, argc, argv);
   try {

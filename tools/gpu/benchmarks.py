@@ -31,7 +31,8 @@ def fused(group):
 
 def busy_share(row):
     """Percent of a step in which the GPU had work; a profiled step's kernels may take a little longer than a step alone."""
-    return row.get("profile") and min(100.0, row["profile"]["busy_us"] / 10 / row["median_ms"])
+    busy = row.get("busy_us") or row.get("profile", {}).get("busy_us")
+    return busy and min(100.0, busy / 10 / row["median_ms"])
 
 
 def step_times(group):
@@ -72,6 +73,8 @@ def allocations(group):
 
 
 def cross_attention(logs):
+    if not of(logs, "cross attention"):
+        return NOT_YET
     log = of(logs, "cross attention")[-1]
     rows = [[f"{row['samples']} x {row['queries']}, {row['heads']} heads", row["what"], row["bytes_us"], row["us"],
              row["cudnn_us"], f"{row['cudnn_us'] / row['us']:.1f}"] for row in log["rows"]]
@@ -145,6 +148,8 @@ def start(logs):
 
 
 def peers(logs):
+    if not of(logs, "peers"):
+        return NOT_YET
     rows = []
     for row in sorted(last_rows(logs, "peers"), key=lambda row: (row["program"], row["batch"])):
         each = [row[key] if isinstance(row[key], list) else [row[key]] for key in ("median_ms", "min_ms", "max_ms")]
