@@ -147,22 +147,28 @@ def start(logs):
                            "measured"], rows) or NOT_YET
 
 
+def short(value):
+    return number(value, 1 if value < 100 else 0)
+
+
 def peers(logs):
     if not of(logs, "peers"):
         return NOT_YET
     rows = []
-    for row in sorted(last_rows(logs, "peers"), key=lambda row: (row["program"], row["batch"])):
+    order = sorted(last_rows(logs, "peers"), key=lambda row: (row.get("what", ""), row["program"], row.get("batch", 0)))
+    for row in order:
         each = [row[key] if isinstance(row[key], list) else [row[key]] for key in ("median_ms", "min_ms", "max_ms")]
         ours = [row[key] for key in ("ours_before_ms", "ours_after_ms") if key in row]
-        rows.append([row["program"], row["batch"], "; ".join(f"{value:.0f}" for value in each[0]),
-                     "; ".join(f"{low:.0f} .. {high:.0f}" for low, high in zip(*each[1:])), number(row.get("busy_ms"), 0),
+        does = row.get("what") or f"training, batch {row['batch']}"
+        rows.append([row["program"], does, "; ".join(map(short, each[0])),
+                     "; ".join(f"{short(low)} .. {short(high)}" for low, high in zip(*each[1:])), number(row.get("busy_ms"), 0),
                      number(row["peak_gib"], 2), number(row.get("start_s"), 0), "; ".join(f"{value:.1f}" for value in ours),
                      number(row.get("ours_peak_gib"), 2), f"**{row['ratio']:.1f}**" if "ratio" in row else "",
                      measured(row)])
     log = of(logs, "peers")[-1]
     versions = ", ".join(f"{name} {log[name]}" for name in ("torch", "diffusers", "peft") if log.get(name))
     return f"{log['card']}, driver {log['driver']}, {versions}:\n\n" + table(
-        ["program", "batch", "ms a step, median", "min .. max", "GPU busy, ms", "peak GiB", "first step after, s",
+        ["program", "does", "ms, median", "min .. max", "GPU busy, ms", "peak GiB", "first one after, s",
          "ours before; after, ms", "ours, GiB", "times ours", "measured"], rows)
 
 

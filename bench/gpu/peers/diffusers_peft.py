@@ -5,24 +5,14 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+import diffusers_sdxl
 import work
 
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 
 
-def geometry(tiny):
-    channels = 32 if tiny else 320
-    return dict(sample_size=16 if tiny else 128, in_channels=4, out_channels=4, layers_per_block=2,
-                block_out_channels=(channels, 2 * channels, 4 * channels),
-                attention_head_dim=(5, 2 * channels // 64, 4 * channels // 64),  # heads, in spite of the name
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-                transformer_layers_per_block=(1, 2, 10), cross_attention_dim=2048, use_linear_projection=True,
-                addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)
-
-
 def program(given):
-    unet = work.built(lambda: UNet2DConditionModel(**geometry(given.tiny)), given.device)
+    unet = work.built(lambda: UNet2DConditionModel(**diffusers_sdxl.unet(given.tiny)), given.device)
     unet.add_adapter(LoraConfig(r=work.RANK, lora_alpha=work.RANK, target_modules=LAYERS))
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     for parameter in parameters:

@@ -1,8 +1,9 @@
-"""What every program does in bench/peers.py: train a LoRA of rank 16 on SDXL's UNet, latents and text being at hand.
+"""What the programs of bench/peers.py do: train a LoRA of rank 16 on SDXL's UNet, latents and text being at hand.
 
 The base is bf16 with random weights, the adapters are f32 on the 722 layers of the transformers, AdamW updates them.
 measure() speaks with bench/peers.py in lines of JSON: it says {"event": "first step"} and, compiled and warmed up,
-{"event": "ready"}; times its steps when it is sent a line; and says a {"row": ...} for each batch size.
+{"event": "ready"}; times its steps when it is sent a line; and says a {"row": ...} for each batch size. measure_calls()
+does the same for what a picture is made of, without training.
 """
 import argparse
 import gc
@@ -135,15 +136,37 @@ def memory(device):
     return {"peak_gib": torch.cuda.max_memory_allocated() / GIB, "held_gib": torch.cuda.max_memory_reserved() / GIB}
 
 
-def measure(program, given):
+def begin(device):
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def spread(times):
+    return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
+
+
+@torch.no_grad()
+def measure_calls(calls, given):
+    begin(given.device)
+    for call in calls.values():
+        call()
+    say(event="first step")
+    for call in calls.values():
+        step_times(call, WARM_UP, given.device)
+    wait_for_a_line()
+    for what, call in calls.items():
+        row = {"what": what, **spread(step_times(call, given.steps, given.device)), **memory(given.device)}
+        say(row={**row, **gpu_busy(call, given.device)})
+
+
+def measure(program, given):
     for number, samples in enumerate(given.batch):
-        gc.collect()
-        if given.device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        begin(given.device)
         step = training_step(program, samples, given.device, 16 if given.tiny else 128)
         first = step().item()
         if number == 0:
@@ -152,7 +175,6 @@ def measure(program, given):
         if number == 0:
             wait_for_a_line()
         times = step_times(step, given.steps, given.device)
-        row = {"batch": samples, "median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times),
-               **memory(given.device), "first_loss": first, "last_loss": step().item(), "modules": program.modules,
-               "parameters": sum(parameter.numel() for parameter in program.parameters)}
+        row = {"batch": samples, **spread(times), **memory(given.device), "first_loss": first, "last_loss": step().item(),
+               "modules": program.modules, "parameters": sum(parameter.numel() for parameter in program.parameters)}
         say(row={**row, **gpu_busy(step, given.device)})
