@@ -11,6 +11,7 @@
 
 #include "flame/core/error.h"
 #include "flame/device/device.h"
+#include "flame/device/out_of_memory.h"
 #include "flame/device/parallel.h"
 #ifdef FLAME_CUDA
 #include "flame/device/device_state_cuda.h"
@@ -50,7 +51,7 @@ class CpuAllocator {
     }
     if (auto* block = static_cast<std::byte*>(std::aligned_alloc(64, size))) return block;
     forget(size, purpose);
-    fail("out of memory: ", size, " bytes asked for on the cpu, ", use_.current, " in use");
+    throw OutOfMemory(text("out of memory: ", size, " bytes asked for on the cpu, ", use_.current, " in use"));
   }
 
   void put(std::byte* block, size_t bytes, Purpose purpose) {
@@ -189,7 +190,7 @@ void reset_peak(Device device) {
 }
 void release_cache([[maybe_unused]] Device device) {
 #ifdef FLAME_CUDA
-  if (device.is_cuda()) return cuda::state(device).allocator.release(cuda::state(device).graphs == 0);
+  if (device.is_cuda()) return cuda::state(device).allocator.release();
 #endif
   allocator().release();
 }

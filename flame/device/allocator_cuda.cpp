@@ -1,8 +1,10 @@
-#include <cstdlib>
 #include <utility>
 
 #include "flame/core/error.h"
+#include "flame/device/at_end_cuda.h"
+#include "flame/device/capture_cuda.h"
 #include "flame/device/device_state_cuda.h"
+#include "flame/device/out_of_memory.h"
 
 namespace flame {
 namespace cuda {
@@ -12,19 +14,14 @@ size_t rounded(size_t bytes) {
   return (std::max<size_t>(bytes, 1) + VirtualRange::alignment - 1) / VirtualRange::alignment * VirtualRange::alignment;
 }
 
-// With FLAME_CUDA_MALLOC set, every buffer is an allocation of the driver's, so that compute-sanitizer sees its end.
-bool one_by_one() {
-  static const bool wanted = std::getenv("FLAME_CUDA_MALLOC") != nullptr;
-  return wanted;
-}
-
 thread_local int arena_of = -1;
 
 }  // namespace
 
 bool in_arena(int device) { return arena_of == device; }
 
-Allocator::Allocator(int device) : memory_(device), small_(memory_), large_(memory_), arena_(memory_) {}
+Allocator::Allocator(int device)
+    : memory_(device, [this] { return spare(); }), small_(memory_), large_(memory_), arena_(memory_) {}
 
 VirtualRange& Allocator::range_for(size_t bytes) {
   if (in_arena(memory_.device())) return arena_;
@@ -41,8 +38,13 @@ std::byte* Allocator::get(size_t bytes, Purpose purpose) {
   const size_t size = rounded(bytes);
   const std::lock_guard lock(mutex_);
   std::byte* block = nullptr;
-  if (one_by_one()) {
-    check(cudaMalloc(reinterpret_cast<void**>(&block), bytes + (bytes == 0)));
+  if (leaves_nothing()) {
+    const cudaError_t status = cudaMalloc(reinterpret_cast<void**>(&block), bytes + (bytes == 0));
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // or the next launch would be taken for what failed
+      throw OutOfMemory(text("out of memory: no ", bytes, " bytes are free"));
+    }
+    check(status);
   } else {
     block = range_for(size).get(size);
   }
@@ -55,7 +57,7 @@ std::byte* Allocator::get(size_t bytes, Purpose purpose) {
 void Allocator::put(std::byte* block, size_t bytes, Purpose purpose) {
   const size_t size = rounded(bytes);
   const std::lock_guard lock(mutex_);
-  if (one_by_one()) {
+  if (leaves_nothing()) {
     cudaFree(block);
   } else {
     range_of(block).put(block, size);
@@ -82,12 +84,25 @@ void Allocator::reset_peak() {
   use_.peak = use_.current;
 }
 
-void Allocator::release(bool arena_too) {
+void Allocator::release() {
   const std::lock_guard lock(mutex_);
+  release_pieces();
+}
+
+// Captured graphs read and write the arena whenever they are launched. All that the GPU was given may still use what
+// has been freed since.
+void Allocator::release_pieces() {
   check(cudaDeviceSynchronize());
   small_.release();
   large_.release();
-  if (arena_too) arena_.release();
+  if (state(Device::cuda(memory_.device())).graphs == 0) arena_.release();
+}
+
+bool Allocator::spare() {
+  if (is_capturing(stream(Device::cuda(memory_.device())))) return false;
+  const size_t before = memory_.held();
+  release_pieces();
+  return memory_.held() < before;
 }
 
 void Allocator::set_limit(size_t bytes) {

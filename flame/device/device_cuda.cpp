@@ -1,9 +1,13 @@
 #include <omp.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "flame/core/error.h"
+#include "flame/device/at_end_cuda.h"
+#include "flame/device/capture_cuda.h"
 #include "flame/device/device_state_cuda.h"
 #include "flame/device/parallel.h"
 
@@ -21,13 +25,13 @@ void require_new_enough(int index, const cudaDeviceProp& properties) {
          properties.minor, ", and 8.0 is needed (GeForce RTX 30, A100 and later); use --device cpu");
 }
 
+}  // namespace
+
 bool is_capturing(cudaStream_t stream) {
   cudaStreamCaptureStatus status;
   check(cudaStreamIsCapturing(stream, &status));
   return status != cudaStreamCaptureStatusNone;
 }
-
-}  // namespace
 
 void check(cudaError_t status, std::source_location where) {
   if (status == cudaSuccess) return;
@@ -43,6 +47,15 @@ DeviceState::DeviceState(int index) : allocator((check(cudaSetDevice(index)), in
   for (cudaEvent_t& event : marks) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
 }
 
+void DeviceState::close() {
+  cudaDeviceSynchronize();
+  uploads.close();
+  for (cudaEvent_t event : marks) cudaEventDestroy(event);
+  cudaEventDestroy(forked);
+  cudaStreamDestroy(side);
+  cudaStreamDestroy(main);
+}
+
 DeviceState& state(Device device) {
   static std::mutex mutex;
   static auto* states = new std::map<int, DeviceState*>;
@@ -52,7 +65,10 @@ DeviceState& state(Device device) {
   const std::lock_guard lock(mutex);
   check(cudaSetDevice(device.index()));
   DeviceState*& made = (*states)[device.index()];
-  if (!made) made = new DeviceState(device.index());
+  if (!made) {
+    made = new DeviceState(device.index());
+    at_end([closed = made] { closed->close(); });
+  }
   last_index = device.index();
   return *(last = made);
 }
@@ -84,6 +100,24 @@ unsigned blocks_for(Device device, int64_t n, int threads_per_block) {
   return static_cast<unsigned>(std::max<int64_t>(1, std::min(wanted, 4 * most / threads_per_block)));
 }
 
+bool leaves_nothing() {
+  static const bool wanted = std::getenv("FLAME_CUDA_MALLOC") != nullptr;
+  return wanted;
+}
+
+void at_end(std::function<void()> close) {
+  static std::mutex mutex;
+  static auto* given = new std::vector<std::function<void()>>;
+  if (!leaves_nothing()) return;
+  const std::lock_guard lock(mutex);
+  if (given->empty()) {
+    std::atexit([] {
+      for (; !given->empty(); given->pop_back()) given->back()();
+    });
+  }
+  given->push_back(std::move(close));
+}
+
 bool tf32() { return tf32_allowed; }
 bool deterministic() { return deterministic_wanted; }
 
@@ -105,6 +139,14 @@ void Uploads::copy(std::byte* to, const std::byte* from, size_t bytes, cudaStrea
     });
     check(cudaMemcpyAsync(to + done, slot.data, count, cudaMemcpyHostToDevice, stream));
     check(cudaEventRecord(slot.sent, stream));
+  }
+}
+
+void Uploads::close() {
+  for (Slot& slot : slots_) {
+    if (!slot.data) continue;
+    cudaEventDestroy(slot.sent);
+    cudaFreeHost(slot.data);
   }
 }
 

@@ -21,13 +21,15 @@ class Allocator {
   void enter_arena();  // throws if something of the last step is still there
   MemoryUse use();
   void reset_peak();
-  void release(bool arena_too);
+  void release();
   void set_limit(size_t bytes);
 
  private:
   static constexpr size_t small_limit = size_t{1} << 20;
   VirtualRange& range_for(size_t bytes);
   VirtualRange& range_of(const std::byte* block);
+  void release_pieces();
+  bool spare();  // where no more memory is to be had: whether some was free but held
 
   std::mutex mutex_;
   PhysicalMemory memory_;
@@ -39,6 +41,7 @@ class Allocator {
 class Uploads {
  public:
   void copy(std::byte* to, const std::byte* from, size_t bytes, cudaStream_t stream);
+  void close();
 
  private:
   static constexpr size_t slot_bytes = size_t{8} << 20;
@@ -53,6 +56,7 @@ class Uploads {
 
 struct DeviceState {
   explicit DeviceState(int index);
+  void close();  // gives back all but what the allocator holds
   cudaDeviceProp properties;
   cudaStream_t main, side;
   cudaEvent_t forked;

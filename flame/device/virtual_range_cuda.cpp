@@ -2,8 +2,10 @@
 
 #include <cudaTypedefs.h>
 
-#include "flame/core/error.h"
+#include <utility>
+
 #include "flame/device/cuda.h"
+#include "flame/device/out_of_memory.h"
 
 namespace flame::cuda {
 namespace {
@@ -33,21 +35,26 @@ CUmemAllocationProp properties_of(int device) {
 
 }  // namespace
 
-PhysicalMemory::PhysicalMemory(int device) : device_(device) {}
+PhysicalMemory::PhysicalMemory(int device, std::function<bool()> spare) : device_(device), spare_(std::move(spare)) {}
+
+bool PhysicalMemory::create(CUmemGenericAllocationHandle& handle) const {
+  static const auto create = driver_function<PFN_cuMemCreate_v10020>("cuMemCreate");
+  if (limit_ && held_ + piece > limit_) return false;
+  const CUmemAllocationProp properties = properties_of(device_);
+  const CUresult result = create(&handle, piece, &properties, 0);
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) return false;
+  check_driver(result, "cuMemCreate");
+  return true;
+}
 
 CUmemGenericAllocationHandle PhysicalMemory::take() {
-  static const auto create = driver_function<PFN_cuMemCreate_v10020>("cuMemCreate");
-  if (limit_ && held_ + piece > limit_)
-    fail("out of memory: cuda:", device_, " may use ", static_cast<double>(limit_) / GiB,
-         " GiB; allow more, or choose a smaller batch, a smaller resolution or a memory policy that keeps less");
-  const CUmemAllocationProp properties = properties_of(device_);
   CUmemGenericAllocationHandle handle;
-  const CUresult result = create(&handle, piece, &properties, 0);
-  if (result == CUDA_ERROR_OUT_OF_MEMORY)
-    fail("out of memory: cuda:", device_, " has no more than the ", static_cast<double>(held_) / GiB,
-         " GiB in use here; close other programs on it, or choose a smaller batch, a smaller resolution or a memory "
-         "policy that keeps less");
-  check_driver(result, "cuMemCreate");
+  if (!create(handle) && !(spare_() && create(handle))) {
+    if (limit_ && held_ + piece > limit_)
+      throw OutOfMemory(text("out of memory: cuda:", device_, " may use ", static_cast<double>(limit_) / GiB, " GiB"));
+    throw OutOfMemory(text("out of memory: cuda:", device_, " has no more than the ", static_cast<double>(held_) / GiB,
+                           " GiB in use here"));
+  }
   held_ += piece;
   return handle;
 }
@@ -75,11 +82,17 @@ std::byte* VirtualRange::get(size_t bytes) {
   while (gap != gaps_.end() && gap->second < bytes) ++gap;
   require(gap != gaps_.end(), "VirtualRange", "no addresses left for ", bytes, " bytes");
   const auto [offset, length] = *gap;
-  back(offset, offset + bytes);
   gaps_.erase(gap);
   if (length > bytes) gaps_[offset + bytes] = length - bytes;
   used_ += bytes;
-  return base_ + offset;
+  std::byte* const block = base_ + offset;
+  try {
+    back(offset, offset + bytes);
+  } catch (...) {
+    put(block, bytes);
+    throw;
+  }
+  return block;
 }
 
 void VirtualRange::put(std::byte* block, size_t bytes) {
@@ -100,46 +113,50 @@ void VirtualRange::put(std::byte* block, size_t bytes) {
   gaps_[offset] = bytes;
 }
 
+CUdeviceptr VirtualRange::address_of(size_t piece) const {
+  return reinterpret_cast<CUdeviceptr>(base_) + piece * PhysicalMemory::piece;
+}
+
 void VirtualRange::back(size_t begin, size_t end) {
+  const size_t last = (end + PhysicalMemory::piece - 1) / PhysicalMemory::piece;
+  for (size_t i = begin / PhysicalMemory::piece, until; i < last; i = until + 1) {
+    for (until = i; until < last && !pieces_[until];) ++until;
+    if (until > i) back_pieces(i, until);
+  }
+}
+
+void VirtualRange::back_pieces(size_t first, size_t last) {
   static const auto map = driver_function<PFN_cuMemMap_v10020>("cuMemMap");
   static const auto allow = driver_function<PFN_cuMemSetAccess_v10020>("cuMemSetAccess");
   const CUmemAccessDesc access = {{CU_MEM_LOCATION_TYPE_DEVICE, {memory_.device()}},
                                   CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-  size_t bare = 0;  // where the pieces begin that are mapped and not yet accessible
-  const auto open_until = [&](size_t i) {
-    if (i > bare)
-      check_driver(allow(reinterpret_cast<CUdeviceptr>(base_) + bare * PhysicalMemory::piece,
-                         (i - bare) * PhysicalMemory::piece, &access, 1),
-                   "cuMemSetAccess");
-    bare = i + 1;
-  };
-  const size_t first = begin / PhysicalMemory::piece;
-  const size_t last = (end + PhysicalMemory::piece - 1) / PhysicalMemory::piece;
-  bare = first;
-  for (size_t i = first; i < last; ++i) {
-    if (pieces_[i]) {
-      open_until(i);
-      continue;
+  size_t mapped = first;
+  try {
+    for (; mapped < last; ++mapped) {
+      const CUmemGenericAllocationHandle handle = memory_.take();
+      const CUresult result = map(address_of(mapped), PhysicalMemory::piece, 0, handle, 0);
+      if (result != CUDA_SUCCESS) memory_.release(handle);
+      check_driver(result, "cuMemMap");
+      pieces_[mapped] = handle;
     }
-    const CUmemGenericAllocationHandle handle = memory_.take();
-    const auto address = reinterpret_cast<CUdeviceptr>(base_) + i * PhysicalMemory::piece;
-    check_driver(map(address, PhysicalMemory::piece, 0, handle, 0), "cuMemMap");
-    pieces_[i] = handle;
+    check_driver(allow(address_of(first), (last - first) * PhysicalMemory::piece, &access, 1), "cuMemSetAccess");
+  } catch (...) {
+    while (mapped > first) drop(--mapped);
+    throw;
   }
-  open_until(last);
+}
+
+void VirtualRange::drop(size_t piece) {
+  static const auto unmap = driver_function<PFN_cuMemUnmap_v10020>("cuMemUnmap");
+  check_driver(unmap(address_of(piece), PhysicalMemory::piece), "cuMemUnmap");
+  memory_.release(std::exchange(pieces_[piece], 0));
 }
 
 void VirtualRange::release() {
-  static const auto unmap = driver_function<PFN_cuMemUnmap_v10020>("cuMemUnmap");
   for (const auto& [offset, bytes] : gaps_) {
     const size_t first = (offset + PhysicalMemory::piece - 1) / PhysicalMemory::piece;
-    for (size_t i = first; (i + 1) * PhysicalMemory::piece <= offset + bytes; ++i) {
-      if (!pieces_[i]) continue;
-      check_driver(unmap(reinterpret_cast<CUdeviceptr>(base_) + i * PhysicalMemory::piece, PhysicalMemory::piece),
-                   "cuMemUnmap");
-      memory_.release(pieces_[i]);
-      pieces_[i] = 0;
-    }
+    for (size_t i = first; (i + 1) * PhysicalMemory::piece <= offset + bytes; ++i)
+      if (pieces_[i]) drop(i);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cuda.h>
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -13,15 +14,19 @@ class PhysicalMemory {
  public:
   static constexpr size_t piece = size_t{4} << 20;
 
-  explicit PhysicalMemory(int device);
-  CUmemGenericAllocationHandle take();  // throws a sentence for people where the limit or the card's end is reached
+  // `spare` gives back pieces that nobody needs now, and says whether there were any.
+  PhysicalMemory(int device, std::function<bool()> spare);
+  CUmemGenericAllocationHandle take();  // throws OutOfMemory where the limit or the card's end is reached
   void release(CUmemGenericAllocationHandle handle);
   size_t held() const { return held_; }
   void set_limit(size_t bytes) { limit_ = bytes; }
   int device() const { return device_; }
 
  private:
+  bool create(CUmemGenericAllocationHandle& handle) const;  // false where there is no more
+
   int device_;
+  std::function<bool()> spare_;
   size_t held_ = 0, limit_ = 0;
 };
 
@@ -40,7 +45,10 @@ class VirtualRange {
   static constexpr size_t alignment = 512;
 
  private:
-  void back(size_t begin, size_t end);  // puts memory behind these offsets
+  CUdeviceptr address_of(size_t piece) const;
+  void back(size_t begin, size_t end);          // puts memory behind these offsets
+  void back_pieces(size_t first, size_t last);  // and these pieces, which have none
+  void drop(size_t piece);                      // gives back what lies behind it
 
   PhysicalMemory& memory_;
   std::byte* base_;

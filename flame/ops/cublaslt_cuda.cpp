@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "flame/device/at_end_cuda.h"
+#include "flame/device/capture_cuda.h"
 #include "flame/ops/fastest_cuda.h"
 
 namespace flame::cuda {
@@ -140,7 +142,10 @@ CublasLt& CublasLt::on(Device device) {
   static auto* made = new std::map<int, CublasLt*>;
   const std::lock_guard lock(mutex);
   CublasLt*& found = (*made)[device.index()];
-  if (!found) found = new CublasLt(device);
+  if (!found) {
+    found = new CublasLt(device);
+    at_end([closed = found] { delete closed; });
+  }
   return *found;
 }
 
@@ -148,6 +153,8 @@ CublasLt::CublasLt(Device device)
     : device_(device), saved_(PlanCache::open(text("cublaslt-", cublasLtGetVersion(), "-", properties(device).name))) {
   check(cublasLtCreate(&handle_));
 }
+
+CublasLt::~CublasLt() { cublasLtDestroy(handle_); }
 
 CublasLt::Key CublasLt::key_of(const Product& p) {
   const bool rounded = p.a.dtype == DType::f32 && tf32(), reads_c = p.beta != 0, in_place = p.c.data == p.out.data;

@@ -27,7 +27,10 @@ struct Product {
 // The library on one GPU: its handle, a workspace for each stream, and the algorithm chosen for each form of product.
 class CublasLt {
  public:
-  static CublasLt& on(Device device);  // made at the first call, never destroyed
+  static CublasLt& on(Device device);  // made at the first call, lasts to the program's end
+  ~CublasLt();
+  CublasLt(const CublasLt&) = delete;
+  CublasLt& operator=(const CublasLt&) = delete;
 
   bool run(cudaStream_t stream, const Product& product);  // false where the library has no algorithm for it
 

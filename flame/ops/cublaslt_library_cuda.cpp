@@ -9,9 +9,9 @@
 namespace {
 
 flame::SharedLibrary& library() {
-  static flame::SharedLibrary opened("cuBLASLt (matrix products, a part of CUDA 13)", "ERI_CUBLASLT",
-                                     {"libcublasLt.so.13"});
-  return opened;
+  static auto* opened =
+      new flame::SharedLibrary("cuBLASLt (matrix products, a part of CUDA 13)", "ERI_CUBLASLT", {"libcublasLt.so.13"});
+  return *opened;
 }
 
 template <auto* Function, class... Args>
@@ -25,6 +25,8 @@ auto call(const char* name, Args... args) {
 extern "C" {
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) { return call<cublasLtCreate>("cublasLtCreate", handle); }
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return call<cublasLtDestroy>("cublasLtDestroy", handle); }
 
 size_t cublasLtGetVersion() { return call<cublasLtGetVersion>("cublasLtGetVersion"); }
 

@@ -9,6 +9,8 @@
 #include <mutex>
 #include <vector>
 
+#include "flame/device/at_end_cuda.h"
+#include "flame/device/capture_cuda.h"
 #include "flame/device/cuda.h"
 #include "flame/device/plan_cache.h"
 
@@ -34,6 +36,12 @@ struct Plan {
 // cuDNN as one device has it.
 struct Library {
   explicit Library(Device device);
+  ~Library() {
+    plans.clear();
+    cudnnDestroy(handle);
+  }
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
   std::mutex mutex;  // a handle serves one thread at a time
   cudnnHandle_t handle = nullptr;
   PlanCache& found_before;
@@ -66,14 +74,11 @@ Library& library(Device device) {
   static auto* libraries = new std::map<int, std::unique_ptr<Library>>;
   const std::lock_guard lock(mutex);
   std::unique_ptr<Library>& made = (*libraries)[device.index()];
-  if (!made) made = std::make_unique<Library>(device);
+  if (!made) {
+    made = std::make_unique<Library>(device);
+    at_end([&made] { made.reset(); });
+  }
   return *made;
-}
-
-bool capturing(cudaStream_t stream) {
-  cudaStreamCaptureStatus status;
-  cuda::check(cudaStreamIsCapturing(stream, &status));
-  return status != cudaStreamCaptureStatusNone;
 }
 
 fe::DataType_t type_of(DType dtype) {
@@ -197,7 +202,7 @@ std::unique_ptr<Plan> make(Library& library, const Problem& problem, Device devi
   if (const auto bytes = library.found_before.find(name)) {
     if (auto plan = load(library, *bytes)) return plan;
   }
-  const bool eager = !capturing(stream(device));
+  const bool eager = !is_capturing(stream(device));
   auto plan = build(library, problem, eager && !deterministic(), device);
   std::vector<uint8_t> data;
   if (eager && plan->refusal.empty() && plan->graph.serialize(data, false).is_good())

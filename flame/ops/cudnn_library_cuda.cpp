@@ -40,6 +40,7 @@ cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
   open_nvrtc();
   return forward<cudnnCreate>(__func__, handle);
 }
+cudnnStatus_t cudnnDestroy(cudnnHandle_t handle) { return forward<cudnnDestroy>(__func__, handle); }
 cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
   return forward<cudnnSetStream>(__func__, handle, stream);
 }

@@ -53,12 +53,6 @@ cudaGraphExec_t capture(cudaStream_t stream, int repeats, const std::function<bo
 
 }  // namespace
 
-bool is_capturing(cudaStream_t stream) {
-  cudaStreamCaptureStatus status;
-  check(cudaStreamIsCapturing(stream, &status));
-  return status != cudaStreamCaptureStatusNone;
-}
-
 std::optional<size_t> fastest(cudaStream_t stream, size_t count, int repeats,
                               const std::function<bool(size_t)>& launch) {
   constexpr int rounds = 4;  // the first warms up

@@ -7,8 +7,6 @@
 
 namespace flame::cuda {
 
-bool is_capturing(cudaStream_t stream);
-
 // Which of `count` ways to do the same is the quickest on the GPU; nothing if none works. launch(i) puts way i on the
 // stream, does not throw, and says whether it could. Ways are timed in captured graphs of `repeats` launches, where the
 // CPU's share does not count. They stand in the order of a good guess: a later one has to be clearly faster, so that

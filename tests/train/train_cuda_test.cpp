@@ -46,6 +46,38 @@ std::vector<StepResult> steps(Trainer& trainer, int count) {
   return results;
 }
 
+// The demo's run.
+TrainConfig demo_on(const std::string& device, const std::string& precision, const std::filesystem::path& output) {
+  TrainConfig config;
+  read_toml("examples/blueprint/blueprint.toml", config);
+  config.output_dir = output;
+  config.device = device;
+  config.mixed_precision = precision;
+  return config;
+}
+
+TEST_F(CudaTraining, LosesWhatTheCpuLosesForTwentySteps) {
+  Trainer cpu(demo_on("cpu", "no", folder_.path())), gpu(demo_on("cuda", "no", folder_.path()));
+  const std::vector<StepResult> expected = steps(cpu, 20), got = steps(gpu, 20);
+  for (size_t i = 0; i < expected.size(); ++i)
+    EXPECT_NEAR(got[i].loss, expected[i].loss, 1e-4 * expected[i].loss) << "step " << i + 1;
+}
+
+// As a training log smooths them.
+std::vector<double> smoothed(const std::vector<StepResult>& results) {
+  std::vector<double> losses;
+  for (const StepResult& result : results)
+    losses.push_back(losses.empty() ? result.loss : 0.95 * losses.back() + 0.05 * result.loss);
+  return losses;
+}
+
+TEST_F(CudaTraining, LearnsInBf16WhatItLearnsInF32) {
+  Trainer wide(demo_on("cuda", "no", folder_.path())), narrow(demo_on("cuda", "bf16", folder_.path()));
+  const std::vector<double> expected = smoothed(steps(wide, 200)), got = smoothed(steps(narrow, 200));
+  EXPECT_LT(expected.back(), 0.5 * expected.front());  // there was something to learn
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(got[i] / expected[i], 1, 0.01) << "step " << i + 1;
+}
+
 // The noise and the pictures are the CPU's, so are the losses and the gradients' norms, as near as the precision lets
 // them be.
 TEST_F(CudaTraining, GoesTheWayOfTheCpu) {
