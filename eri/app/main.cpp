@@ -9,6 +9,7 @@
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/device/device.h"
+#include "flame/device/out_of_memory.h"
 #include "flame/device/plan_cache.h"
 
 namespace eri {
@@ -114,6 +115,11 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
     std::cerr << "eri: " << error.what() << remedy(app, argc, argv) << std::endl;
     return 2;
+  } catch (const flame::OutOfMemory& error) {
+    std::cerr << "eri: " << error.what()
+              << "; close other programs on it, ask for fewer or smaller pictures, or raise --max_vram where it is set"
+              << std::endl;
+    return 1;
   } catch (const std::exception& error) {
     std::cerr << "eri: " << error.what() << std::endl;
     return 1;

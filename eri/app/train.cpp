@@ -4,6 +4,7 @@
 #include "eri/app/commands.h"
 #include "eri/train/config.h"
 #include "eri/train/trainer.h"
+#include "flame/device/out_of_memory.h"
 
 namespace eri {
 namespace {
@@ -31,8 +32,14 @@ TrainConfig read(const Arguments& arguments) {
 void run(const Arguments& arguments) {
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
-  Trainer trainer(read(arguments));
-  trainer.run(stop);
+  try {
+    Trainer trainer(read(arguments));
+    trainer.run(stop);
+  } catch (const flame::OutOfMemory& error) {
+    flame::fail(error.what(),
+                "; close other programs on it, keep less (--memory_policy ff, attn_ff or block), take a smaller "
+                "--train_batch_size, --resolution or --network_dim, or raise --max_vram where it is set");
+  }
 }
 
 }  // namespace

@@ -39,11 +39,17 @@ TrainLog::TrainLog(const std::filesystem::path& file, int64_t first_step, int64_
 
 void TrainLog::step(const StepResult& result) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-  const nlohmann::ordered_json line = {{"step", result.step},           {"loss", result.loss},
-                                       {"grad_norm", result.grad_norm}, {"learning_rate", result.learning_rate},
-                                       {"skipped", result.skipped},     {"seconds", std::round(seconds * 1000) / 1000}};
+  nlohmann::ordered_json line = {{"step", result.step},           {"loss", result.loss},
+                                 {"grad_norm", result.grad_norm}, {"learning_rate", result.learning_rate},
+                                 {"skipped", result.skipped},     {"seconds", std::round(seconds * 1000) / 1000}};
+  if (result.loss_scale) line["loss_scale"] = *result.loss_scale;
   file_ << line.dump() << std::endl;
   if (to_stdout_) std::cout << line.dump() << std::endl;
+
+  if (result.loss_scale && result.loss_scale != loss_scale_)
+    say(flame::text("losses are scaled by ", *result.loss_scale, " from step ", result.step + 1, " on",
+                    result.skipped ? ": the gradient was not finite, so nothing moved" : ""));
+  loss_scale_ = result.loss_scale;
 
   const bool first = result.step == first_step_, last = result.step == total_steps_;
   smoothed_loss_ = first ? result.loss : 0.95 * smoothed_loss_ + 0.05 * result.loss;

@@ -5,16 +5,18 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace eri {
 
 struct StepResult {
-  int64_t step;      // counts from 1
-  double loss;       // mean over the step's pictures
-  double grad_norm;  // before clipping
-  double learning_rate;
-  bool skipped;  // the gradient was not finite, so nothing moved
+  int64_t step = 0;      // counts from 1
+  double loss = 0;       // mean over the step's pictures
+  double grad_norm = 0;  // before clipping
+  double learning_rate = 0;
+  bool skipped = false;              // the gradient was not finite, so nothing moved
+  std::optional<double> loss_scale;  // of the steps to come, where losses are scaled: in fp16
 };
 
 // What a run shows: one JSON object a step in a file (and on standard output where that is no terminal), and a line
@@ -34,6 +36,7 @@ class TrainLog {
   int64_t first_step_, total_steps_;
   Clock::time_point start_, shown_;
   double smoothed_loss_ = 0;
+  std::optional<double> loss_scale_;  // last seen
   bool to_stdout_, terminal_, line_open_ = false;
 };
 

@@ -36,7 +36,7 @@ TrainStep::TrainStep(Loss loss, flame::Optimizer& optimizer, flame::Generator& g
   counters_ = Tensor::zeros({2}, DType::i32, device_);
   learning_rate_ = Tensor::zeros({}, DType::f32, device_);
   loss_sum_ = Tensor::zeros({}, DType::f32, device_);
-  report_ = Tensor::zeros({2}, DType::f32, device_);
+  report_ = Tensor::zeros({3}, DType::f32, device_);
   if (device_.is_cuda()) generator_.follow(counters_.buffer());
   optimizer_.zero_grad();
 }
@@ -64,7 +64,9 @@ void TrainStep::queue(int64_t step, double learning_rate, const std::vector<Cach
   if (spare_.empty()) spare_.push_back({{}, flame::PinnedBytes(device_, report_.bytes()), flame::Event(device_)});
   Report report = std::move(spare_.back());
   spare_.pop_back();
-  report.result = {step, 0, 0, learning_rate, false};
+  report.result = StepResult();
+  report.result.step = step;
+  report.result.learning_rate = learning_rate;
   report.values.fetch(report_.raw(), 0, report_.bytes());
   report.arrived.record();
   reports_.push_back(std::move(report));
@@ -90,17 +92,16 @@ void TrainStep::accumulate_gradients(const Batch& batch, int64_t first_sample) {
   flame::Tape tape;
   const Tensor loss = loss_(latents, noise, timesteps, batch.condition);
   const float share = 1 / static_cast<float>(options_.batches);
-  tape.backward(loss, Tensor::full({}, share * options_.loss_scale, DType::f32, device_), gradients);
+  tape.backward(loss, optimizer_.loss_scale() * share, gradients);
   flame::accumulate(loss_sum_, loss.detach() * share);
 }
 
 void TrainStep::update() {
-  const Tensor& gradients = optimizer_.pack().gradients();
-  if (options_.loss_scale != 1) gradients.copy_from(gradients * static_cast<float>(1 / options_.loss_scale));
   optimizer_.step_on_device(
       learning_rate_, options_.max_grad_norm > 0 ? options_.max_grad_norm : std::numeric_limits<double>::infinity());
   report_.rows(0, 1).copy_from(loss_sum_.view({1}));
   report_.rows(1, 1).copy_from(optimizer_.last_norm().view({1}));
+  report_.rows(2, 1).copy_from(optimizer_.loss_scale().view({1}));
   loss_sum_.fill(0);
   optimizer_.zero_grad();
   if (after_update_) after_update_();
@@ -113,6 +114,7 @@ void TrainStep::take_oldest() {
   report.result.loss = values[0];
   report.result.grad_norm = values[1];
   report.result.skipped = !std::isfinite(values[1]);
+  if (optimizer_.scales_losses()) report.result.loss_scale = values[2];
   done_.push_back(report.result);
   spare_.push_back(std::move(report));
   reports_.pop_front();

@@ -12,9 +12,9 @@
 
 namespace eri {
 
-// One optimiser step: noise, prediction, loss, gradients, update. On a GPU it is captured, one graph for each shape of
-// batch and one for the update, once it has run plainly; the CPU then only hands over the next pictures and reads
-// losses that arrive some steps later.
+// One optimiser step: noise, prediction, loss (scaled, if the optimiser does that), gradients, update. On a GPU it is
+// captured, one graph for each shape of batch and one for the update, once it has run plainly; the CPU then only hands
+// over the next pictures and reads losses that arrive some steps later.
 class TrainStep {
  public:
   // Mean loss of a batch, f32 []. It may read only what is on the device.
@@ -24,7 +24,6 @@ class TrainStep {
     int64_t timesteps = 1000;  // drawn from [0, timesteps)
     int64_t batches = 1;       // whose gradients make one step
     double max_grad_norm = 0;  // 0: no limit
-    double loss_scale = 1;     // what losses are multiplied by while their gradients are computed: for f16
     bool graphs = true;        // capture, where there is a GPU
   };
 
@@ -68,7 +67,7 @@ class TrainStep {
   flame::Tensor counters_;       // i32 [2]: step, first sample of the batch
   flame::Tensor learning_rate_;  // f32 []
   flame::Tensor loss_sum_;       // f32 []
-  flame::Tensor report_;         // f32 [2]: loss, norm
+  flame::Tensor report_;         // f32 [3]: loss, norm, scale of the losses to come
   std::map<std::vector<int64_t>, Batch> batches_;
   flame::RepeatedWork update_work_;
   std::deque<Report> reports_;  // under way

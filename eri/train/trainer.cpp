@@ -58,12 +58,6 @@ std::string memory_by_purpose(flame::Device device) {
   return line;
 }
 
-// A power of two times which the gradient of a prediction is about as large as its error: unscaled, a picture's share
-// of it would be below what f16 can hold.
-double loss_scale(const flame::Shape& latents) {
-  return std::exp2(std::floor(std::log2(static_cast<double>(latents.numel()) / 2)));
-}
-
 std::string step_name(int64_t step) {
   char name[32];
   std::snprintf(name, sizeof name, "-step%08lld", static_cast<long long>(step));
@@ -101,10 +95,6 @@ Trainer::Trainer(const TrainConfig& config)
       notices_.push_back(text(sample.name, ": the last ", cut, " tokens of its caption do not fit into 75, not used"));
   }
   cache_ = std::make_unique<CachedDataset>(dataset_, *family_, generator_.seed());
-  if (config_.mixed_precision == "fp16") {
-    const auto& [width, height] = config_.resolution;
-    loss_scale_ = loss_scale(family_->latent_shape(config_.train_batch_size, height, width));
-  }
   if (!previews.empty()) previews_ = std::make_unique<Previews>(config_, previews, *family_);
   family_->release_encoders();
   if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
@@ -116,6 +106,7 @@ Trainer::Trainer(const TrainConfig& config)
   lora_ = LoraNetwork(targets, lora, family_->can_fuse() ? flame::DType::f32 : dtype);
   optimizer_ =
       std::make_unique<flame::AdamW>(lora_.parameters(), flame::AdamW::Options{.weight_decay = config_.weight_decay});
+  if (config_.mixed_precision == "fp16") optimizer_->scale_losses();
   schedule_ = {.kind = flame::LearningRateSchedule::parse(config_.lr_scheduler),
                .warmup_steps = config_.lr_warmup_steps,
                .total_steps = config_.max_train_steps};
@@ -130,7 +121,6 @@ Trainer::Trainer(const TrainConfig& config)
       TrainStep::Options{.timesteps = family_->timesteps(),
                          .batches = config_.gradient_accumulation_steps,
                          .max_grad_norm = config_.max_grad_norm,
-                         .loss_scale = loss_scale_,
                          .graphs = config_.cuda_graph},
       [this] { family_->refresh(); });
 }

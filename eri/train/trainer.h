@@ -49,7 +49,6 @@ class Trainer {
   std::unique_ptr<CachedDataset> cache_;
   std::unique_ptr<Previews> previews_;  // where the configuration asks for some
   flame::Tensor loss_weights_;          // one a timestep; none: all weigh the same
-  double loss_scale_ = 1;               // what losses are multiplied by before their gradients are computed
   flame::Generator generator_;
   LoraNetwork lora_;
   std::unique_ptr<flame::AdamW> optimizer_;

@@ -9,15 +9,16 @@
 namespace flame {
 namespace {
 
-void begin_step(const Tensor& gradients, const LearningRate& rate, double max_norm, const Tensor& state) {
-  on<cpu::begin_step, cuda::begin_step>(gradients.device(), gradients, rate, max_norm, state);
+void begin_step(const Tensor& gradients, const LearningRate& rate, double max_norm, const LossScaling& scaling,
+                const Tensor& state) {
+  on<cpu::begin_step, cuda::begin_step>(gradients.device(), gradients, rate, max_norm, scaling, state);
 }
 
 }  // namespace
 
 double gradient_norm(const Tensor& gradients) {
   const Tensor state = StepState::make(gradients.device());
-  begin_step(gradients, {}, 1, state);
+  begin_step(gradients, {}, 1, {.growth_interval = 0}, state);
   return StepState::read(state).norm;
 }
 
@@ -28,7 +29,7 @@ Optimizer::Optimizer(ParameterPack pack) : pack_(std::move(pack)) {
 }
 
 Optimizer::Step Optimizer::step(double learning_rate, double max_grad_norm) {
-  begin_step(pack_.gradients(), {learning_rate}, max_grad_norm, step_state_);
+  begin_step(pack_.gradients(), {learning_rate}, max_grad_norm, scaling_, step_state_);
   update(step_state_);
   const double norm = StepState::read(step_state_).norm;
   return {norm, !std::isfinite(norm)};
@@ -38,12 +39,22 @@ void Optimizer::step_on_device(const Tensor& learning_rate, double max_grad_norm
   require(learning_rate.defined() && learning_rate.dtype() == DType::f32 && learning_rate.numel() == 1 &&
               learning_rate.device() == pack_.values().device(),
           "step_on_device", "expected a learning rate f32 [] on ", pack_.values().device(), ", got ", learning_rate);
-  begin_step(pack_.gradients(), {.scalar = learning_rate}, max_grad_norm, step_state_);
+  begin_step(pack_.gradients(), {.scalar = learning_rate}, max_grad_norm, scaling_, step_state_);
   update(step_state_);
 }
 
-Tensor Optimizer::last_norm() const {
-  return step_state_.rows(offsetof(StepState, norm_f32) / sizeof(float), 1).view({});
+Tensor Optimizer::number(size_t offset) const {
+  return step_state_.rows(static_cast<int64_t>(offset / sizeof(float)), 1).view({});
+}
+
+Tensor Optimizer::last_norm() const { return number(offsetof(StepState, norm_f32)); }
+Tensor Optimizer::loss_scale() const { return number(offsetof(StepState, loss_scale)); }
+
+void Optimizer::scale_losses(const LossScaling& scaling) {
+  require(scaling.initial > 0 && std::isfinite(scaling.initial) && scaling.growth_interval > 0, "scale_losses",
+          "expected a scale and an interval above 0, got ", scaling.initial, " and ", scaling.growth_interval);
+  scaling_ = scaling;
+  loss_scale().copy_from(Tensor::from({scaling.initial}, {}));
 }
 
 int64_t Optimizer::steps() const { return StepState::read(step_state_).steps; }
@@ -58,19 +69,26 @@ std::map<std::string, Tensor> Optimizer::views() const {
   return result;
 }
 
+std::map<std::string, Tensor> Optimizer::counts() const {
+  const StepState now = StepState::read(step_state_);
+  std::map<std::string, Tensor> result = {{"step", Tensor::from({now.steps}, {})},
+                                          {"skipped", Tensor::from({now.skipped}, {})}};
+  if (!scales_losses()) return result;
+  result["loss_scale"] = Tensor::from({now.loss_scale}, {});
+  result["good_steps"] = Tensor::from({int64_t{now.good_steps}}, {});
+  return result;
+}
+
 std::map<std::string, Tensor> Optimizer::save() const {
   std::map<std::string, Tensor> result = views();
   for (auto& [name, tensor] : result) tensor = tensor.device().is_cpu() ? tensor.clone() : tensor.to(Device::cpu());
-  const StepState now = StepState::read(step_state_);
-  result["step"] = Tensor::from({now.steps}, {});
-  result["skipped"] = Tensor::from({now.skipped}, {});
+  result.merge(counts());
   return result;
 }
 
 void Optimizer::load(const std::map<std::string, Tensor>& saved) {
   std::map<std::string, Tensor> own = views();
-  own["step"] = Tensor::zeros({}, DType::i64);
-  own["skipped"] = Tensor::zeros({}, DType::i64);
+  own.merge(counts());
   for (const auto& [name, tensor] : own) {
     const auto found = saved.find(name);
     if (found == saved.end()) fail("the optimiser's state has no tensor ", name);
@@ -86,6 +104,10 @@ void Optimizer::load(const std::map<std::string, Tensor>& saved) {
   const Tensor state = StepState::make(Device::cpu());
   StepState::in(state)->steps = *own["step"].data<int64_t>();
   StepState::in(state)->skipped = *own["skipped"].data<int64_t>();
+  if (scales_losses()) {
+    StepState::in(state)->loss_scale = *own["loss_scale"].data<float>();
+    StepState::in(state)->good_steps = static_cast<int32_t>(*own["good_steps"].data<int64_t>());
+  }
   step_state_.copy_from(state);
 }
 

@@ -4,6 +4,7 @@
 #include <map>
 #include <string>
 
+#include "flame/optim/loss_scaling.h"
 #include "flame/optim/parameter_pack.h"
 
 namespace flame {
@@ -30,6 +31,12 @@ class Optimizer {
   // The norm of the last step's gradients: f32 [] where the parameters are, overwritten by the next step. If it is not
   // finite, the step was skipped.
   Tensor last_norm() const;
+
+  // From now on gradients come multiplied by loss_scale(), which adapts to what f16 holds; norms are without it.
+  void scale_losses(const LossScaling& scaling = {});
+  bool scales_losses() const { return scaling_.growth_interval != 0; }
+  // f32 [] where the parameters are, 1 before scale_losses(). Each step may change it.
+  Tensor loss_scale() const;
   void zero_grad() const { pack_.zero_grad(); }
 
   const ParameterPack& pack() const { return pack_; }
@@ -37,8 +44,8 @@ class Optimizer {
   int64_t skipped() const;  // as well
 
   // All that a run needs to go on bit for bit, besides the parameters: tensors of its own on the CPU, one a parameter
-  // and quantity ("exp_avg.NAME"), "step" and "skipped" (i64 []). load() throws naming what is missing, unknown or has
-  // another shape.
+  // and quantity ("exp_avg.NAME"), "step" and "skipped" (i64 []), and, where losses are scaled, "loss_scale" (f32 [])
+  // and "good_steps" (i64 []). load() throws naming what is missing, unknown or has another shape.
   std::map<std::string, Tensor> save() const;
   void load(const std::map<std::string, Tensor>& saved);
 
@@ -50,9 +57,12 @@ class Optimizer {
 
  private:
   std::map<std::string, Tensor> views() const;
+  std::map<std::string, Tensor> counts() const;  // what is saved of step_state_
+  Tensor number(size_t offset) const;            // an f32 of step_state_, as a view
 
   ParameterPack pack_;
   Tensor step_state_;
+  LossScaling scaling_{.initial = 1, .growth_interval = 0};
 };
 
 }  // namespace flame

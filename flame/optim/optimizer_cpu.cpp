@@ -37,9 +37,10 @@ double sum_of_squares(const Tensor& gradients) {
 
 }  // namespace
 
-void begin_step(const Tensor& gradients, const LearningRate& rate, double max_norm, const Tensor& state) {
+void begin_step(const Tensor& gradients, const LearningRate& rate, double max_norm, const LossScaling& scaling,
+                const Tensor& state) {
   const double value = rate.scalar.defined() ? *rate.scalar.data<float>() : rate.value;
-  StepState::in(state)->begin(sum_of_squares(gradients), value, max_norm);
+  StepState::in(state)->begin(sum_of_squares(gradients), value, max_norm, scaling);
 }
 
 }  // namespace flame::cpu

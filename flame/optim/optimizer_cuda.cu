@@ -25,16 +25,17 @@ __global__ void sum_of_squares_kernel(const float* x, int64_t count, int64_t chu
 }
 
 __global__ void begin_step_kernel(const double* sums, int count, const float* rate, double rate_value, double max_norm,
-                                  StepState* state) {
+                                  const LossScaling scaling, StepState* state) {
   double sum = 0;
   for (int i = threadIdx.x; i < count; i += last_block) sum += sums[i];
   sum = sum_block(sum);
-  if (threadIdx.x == 0) state->begin(sum, rate ? *rate : rate_value, max_norm);
+  if (threadIdx.x == 0) state->begin(sum, rate ? *rate : rate_value, max_norm, scaling);
 }
 
 }  // namespace
 
-void begin_step(const Tensor& gradients, const LearningRate& rate, double max_norm, const Tensor& state) {
+void begin_step(const Tensor& gradients, const LearningRate& rate, double max_norm, const LossScaling& scaling,
+                const Tensor& state) {
   const Device device = gradients.device();
   const float* x = gradients.data<float>();
   const int64_t count = gradients.numel();
@@ -47,7 +48,7 @@ void begin_step(const Tensor& gradients, const LearningRate& rate, double max_no
   check_launch();
   begin_step_kernel<<<1, last_block, 0, stream(device)>>>(sums, blocks,
                                                           rate.scalar.defined() ? rate.scalar.data<float>() : nullptr,
-                                                          rate.value, max_norm, StepState::in(state));
+                                                          rate.value, max_norm, scaling, StepState::in(state));
   check_launch();
 }
 

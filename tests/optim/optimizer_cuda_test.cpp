@@ -5,6 +5,7 @@
 
 #include "flame/device/graph.h"
 #include "flame/optim/adamw.h"
+#include "tests/optim/grad_scaler.h"
 
 namespace flame {
 namespace {
@@ -144,6 +145,17 @@ TEST_F(OptimizerOnCuda, TakesTheNormWhereNothingIsAligned) {
   const double expected = gradient_norm(x.rows(1, 100001).clone());
   EXPECT_NEAR(gradient_norm(x.to(Device::cuda()).rows(1, 100001)) / expected, 1, 1e-12);
   EXPECT_EQ(gradient_norm(Tensor::full({3}, 2, DType::f32, Device::cuda())), std::sqrt(12.0));
+}
+
+TEST_F(OptimizerOnCuda, ScalesLossesAsPyTorchDoes) {
+  const Device device = Device::cuda();
+  test::expect_the_scales_of_pytorch(device, [](Optimizer& optimizer) { optimizer.step(1e-3); });
+  const Tensor rate = Tensor::full({}, 1e-3, DType::f32, device);
+  test::expect_the_scales_of_pytorch(device, [&](Optimizer& optimizer) {
+    const ArenaScope arena(device);
+    const CapturedGraph graph(device, [&] { optimizer.step_on_device(rate); });
+    graph();
+  });
 }
 
 }  // namespace

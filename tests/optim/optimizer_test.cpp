@@ -5,6 +5,7 @@
 
 #include "flame/optim/adamw.h"
 #include "flame/optim/learning_rate.h"
+#include "tests/optim/grad_scaler.h"
 
 namespace flame {
 namespace {
@@ -233,6 +234,33 @@ TEST(LearningRateSchedule, IsHuggingFaces) {
   for (size_t i = 0; i < steps.size(); ++i) EXPECT_NEAR(got[i], cosine[i], 1e-15) << steps[i];
   EXPECT_EQ(LearningRateSchedule::parse("cosine"), Kind::cosine);
   EXPECT_THROW(LearningRateSchedule::parse("cosin"), Error);
+}
+
+TEST(LossScaling, IsThatOfPyTorch) {
+  test::expect_the_scales_of_pytorch(Device::cpu(), [](Optimizer& optimizer) { optimizer.step(1e-3); });
+}
+
+// A power of two that gradients come multiplied by leaves no trace in what they move.
+TEST(LossScaling, ChangesNoBit) {
+  AdamW plain(make_pack(), {}), scaled(make_pack(), {});
+  scaled.scale_losses({.initial = 1024, .growth_interval = 2});
+  for (uint32_t step = 0; step < 6; ++step) {
+    set_gradients(plain.pack(), step);
+    const float scale = scaled.loss_scale().item();
+    EXPECT_EQ(scale, 1024 << step / 2);
+    set_gradients(scaled.pack(), step);
+    for (int64_t i = 0; i < scaled.pack().numel(); ++i) scaled.pack().gradients().data<float>()[i] *= scale;
+    EXPECT_EQ(scaled.step(1e-2, 1).gradient_norm, plain.step(1e-2, 1).gradient_norm);
+  }
+  EXPECT_EQ(scaled.pack().values().to_host<float>(), plain.pack().values().to_host<float>());
+}
+
+TEST(LossScaling, IsAPartOfTheSavedState) {
+  AdamW plain(make_pack(), {}), scaled(make_pack(), {});
+  scaled.scale_losses();
+  EXPECT_THROW(scaled.load(plain.save()), Error);
+  EXPECT_THROW(plain.load(scaled.save()), Error);
+  EXPECT_THROW(plain.scale_losses({.initial = 0}), Error);
 }
 
 }  // namespace
