@@ -228,14 +228,14 @@ class FusedBlock {
 
   Extended text_gradient(Kept& kept, const Batch& batch, const Extended& d, const Tensor& dtext, SideWork& side,
                          GradientMap& gradients) const {
-    const Extended x2 = std::exchange(kept.x2, {}), a2 = std::exchange(kept.a2, {});
     const Tensor da2 = rows_of(d.rows(), width_, d.buffer);
     const Matrix da2_rows = cuda::matrix(da2);
     out2_.backward(d, &da2_rows);
-    side.add_gradients(out2_, a2, d, gradients);
+    side.add_gradients(out2_, kept.a2, d, gradients);
     const Extended dq2 = extended_like(d, width_, q2_.extra());
     cross_attention_gradient(kept, batch, da2, dq2, dtext);
-    kept.q2 = {};
+    kept.a2 = {}, kept.q2 = {};
+    const Extended x2 = std::exchange(kept.x2, {});
     return through_norm(q2_, dq2, x2, kept.rstd2, d, side, gradients);
   }
 
