@@ -12,12 +12,16 @@ using namespace flame;
 
 constexpr float kResEps = 1e-5f, kTransformerEps = 1e-6f;
 
-// In float like PyTorch's: with a t of 1000 the last bit of a frequency is visible in the wave.
+// To the bit what PyTorch has on the same device, which on a GPU multiplies by the inverse of a count and has its own
+// exp: with a t of 1000 the last bit of a frequency is visible in the wave.
 Tensor wave_frequencies(int64_t count, Device device) {
-  std::vector<float> frequencies(static_cast<size_t>(count));
-  for (int64_t k = 0; k < count; ++k)
-    frequencies[k] = std::exp(-std::log(10000.0f) * static_cast<float>(k) / static_cast<float>(count));
-  return Tensor::from(frequencies, {1, count}, device);
+  std::vector<float> exponents(static_cast<size_t>(count));
+  const float waves = static_cast<float>(count);
+  for (int64_t k = 0; k < count; ++k) {
+    const float exponent = -std::log(10000.0f) * static_cast<float>(k);
+    exponents[k] = device.is_cuda() ? exponent * (1 / waves) : exponent / waves;
+  }
+  return exp(Tensor::from(exponents, {1, count}, device));
 }
 
 ConvSizes conv3x3(int64_t in, int64_t out) { return {.in = in, .out = out, .kernel = 3, .padding = 1}; }
