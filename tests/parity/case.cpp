@@ -1,5 +1,6 @@
 #include "case.h"
 
+#include <algorithm>
 #include <fstream>
 
 #include "flame/io/safetensors.h"
@@ -22,6 +23,25 @@ std::vector<Tolerance> read_tolerances(const nlohmann::ordered_json& json) {
   return result;
 }
 
+bool is_pattern(std::string_view name) { return name.find('*') != name.npos; }
+
+// A dtype's own limits are multiples of how far the reference itself is from `expected` when it computes in that dtype.
+// A single tensor of a group is up to chance: its limit only shows that it is not missing, misplaced or of another
+// size.
+void judge_by_reference(Case& c, const nlohmann::ordered_json& distances) {
+  constexpr double as_far = 1.1, of_a_group = 3;
+  c.tolerances.clear();
+  c.groups.clear();
+  for (const auto& [name, distance] : distances.items()) {
+    if (is_pattern(name)) c.groups.push_back({name, as_far * distance.get<double>()});
+  }
+  for (const auto& [name, distance] : distances.items()) {
+    const bool in_group = std::any_of(c.groups.begin(), c.groups.end(),
+                                      [&](const Tolerance& group) { return matches(group.pattern, name); });
+    if (!is_pattern(name)) c.tolerances.push_back({name, (in_group ? of_a_group : as_far) * distance.get<double>()});
+  }
+}
+
 }  // namespace
 
 const Tensor& Case::input(const std::string& tensor) const {
@@ -35,6 +55,8 @@ Case load_case(const fs::path& folder, const Options& options) {
   Case result;
   result.device = options.device;
   result.dtype = options.dtype;
+  result.checkpoint = options.checkpoint;
+  result.fused = options.fused;
   result.folder = folder;
   result.kind = json.at("kind");
   result.params = json.at("params");
@@ -42,11 +64,16 @@ Case load_case(const fs::path& folder, const Options& options) {
     const fs::path& given = options.geometries;
     const fs::path where = given.empty() ? folder / ".." / ".." / "geometries" : given;
     result.geometry = Geometry::load(where / (name.get<std::string>() + ".json"));
-    result.seed = json.at("seed");
+    if (const auto& seed = json.at("seed"); !seed.is_null())
+      result.seed = seed;
+    else if (options.checkpoint.empty())
+      flame::fail("the case was made with the weights of a file: name it with --checkpoint");
   }
   result.tolerances = read_tolerances(json.at("tolerances"));
   result.tolerances.push_back({"*", json.at("tolerance")});
   result.groups = read_tolerances(json.at("groups"));
+  if (const std::string dtype(flame::name(options.dtype)); json.contains(dtype))
+    judge_by_reference(result, json.at(dtype));
   if (const fs::path inputs = folder / "inputs.safetensors"; fs::exists(inputs)) result.inputs = read_tensors(inputs);
   for (auto& [name, tensor] : result.inputs) tensor = tensor.to(options.device);
   return result;

@@ -31,6 +31,8 @@ struct Case {
   Tensors inputs;  // on the device
   flame::Device device = flame::Device::cpu();
   flame::DType dtype = flame::DType::f32;  // that the models compute in
+  std::filesystem::path checkpoint;        // whose weights the models have; empty: those of the seed
+  bool fused = false;                      // the UNet's transformers
 
   std::string name() const { return folder.filename().string(); }
   const Tensor& input(const std::string& tensor) const;  // throws if there is none
@@ -41,6 +43,8 @@ struct Options {
   std::filesystem::path geometries;  // where they are looked for; empty: in ../../geometries seen from the case
   flame::Device device = flame::Device::cpu();
   flame::DType dtype = flame::DType::f32;
+  std::filesystem::path checkpoint;
+  bool fused = false;
 };
 Case load_case(const std::filesystem::path& folder, const Options& options);
 

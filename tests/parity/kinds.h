@@ -16,6 +16,7 @@ Tensors vae_encode(const Case& c);
 Tensors vae_decode(const Case& c);
 Tensors unet(const Case& c);
 Tensors unet_lora(const Case& c);
+Tensors unet_loss(const Case& c);
 Tensors schedule(const Case& c);
 Tensors train(const Case& c);
 Tensors optimizer(const Case& c);

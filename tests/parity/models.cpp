@@ -1,5 +1,6 @@
 #include "models.h"
 
+#include "eri/models/checkpoint.h"
 #include "eri/models/open_clip.h"
 #include "eri/models/synthetic.h"
 
@@ -15,30 +16,36 @@ Activation activation(const Geometry::Clip& clip) {
   flame::fail("unknown activation ", clip.act);
 }
 
+using Weights = std::shared_ptr<const flame::WeightSource>;
+
+// A part of the case's checkpoint: of a file if it has one, else made from the seed.
+Weights weights(const Case& c, std::string_view prefix, Weights (Checkpoint::*part)() const) {
+  if (!c.checkpoint.empty()) return (Checkpoint(c.checkpoint).*part)();
+  const auto synthetic = std::make_shared<SyntheticCheckpoint>(c.geometry, c.seed, prefix);
+  if (prefix != clip_g_prefix) return synthetic;
+  return std::make_shared<OpenClipSource>(synthetic);
+}
+
 }  // namespace
 
 UNet make_unet(const Case& c) {
-  const SyntheticCheckpoint weights(c.geometry, c.seed, unet_prefix);
-  UNet unet(Scope(weights, c.dtype, c.device), c.geometry.unet.head_dim);
+  UNet unet(Scope(*weights(c, unet_prefix, &Checkpoint::unet), c.dtype, c.device), c.geometry.unet.head_dim);
   flame::release_cache(Device::cpu());  // of what was turned at load
   return unet;
 }
 
-VAE make_vae(const Case& c) {
-  const SyntheticCheckpoint weights(c.geometry, c.seed, vae_prefix);
-  return VAE(Scope(weights, c.dtype, c.device));
-}
+VAE make_vae(const Case& c) { return VAE(Scope(*weights(c, vae_prefix, &Checkpoint::vae), c.dtype, c.device)); }
 
 CLIPTextEncoder make_clip_l(const Case& c) {
   const Geometry::Clip& clip = c.geometry.clip_l;
-  const SyntheticCheckpoint weights(c.geometry, c.seed, clip_l_prefix);
-  return {Scope(weights, c.dtype, c.device), activation(clip), clip.width / clip.heads};
+  const Weights part = weights(c, clip_l_prefix, &Checkpoint::clip_l);
+  return {Scope(*part, c.dtype, c.device), activation(clip), clip.width / clip.heads};
 }
 
 CLIPTextEncoder make_clip_g(const Case& c) {
   const Geometry::Clip& clip = c.geometry.clip_g;
-  const OpenClipSource weights(std::make_shared<SyntheticCheckpoint>(c.geometry, c.seed, clip_g_prefix));
-  return {Scope(weights, c.dtype, c.device), activation(clip), clip.width / clip.heads};
+  const Weights part = weights(c, clip_g_prefix, &Checkpoint::clip_g);
+  return {Scope(*part, c.dtype, c.device), activation(clip), clip.width / clip.heads};
 }
 
 LoRA read_lora(const Case& c) { return LoRA::from_safetensors(c.folder / "lora.safetensors"); }

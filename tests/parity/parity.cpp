@@ -13,9 +13,9 @@ namespace fs = std::filesystem;
 
 using Kind = Tensors (*)(const Case&);
 const std::map<std::string, Kind> kinds = {
-    {"text", text},           {"text_lora", text_lora}, {"vae_encode", vae_encode}, {"vae_decode", vae_decode},
-    {"unet", unet},           {"unet_lora", unet_lora}, {"schedule", schedule},     {"train", train},
-    {"optimizer", optimizer}, {"sampler", sampler},
+    {"text", text},   {"text_lora", text_lora}, {"vae_encode", vae_encode}, {"vae_decode", vae_decode},
+    {"unet", unet},   {"unet_lora", unet_lora}, {"unet_loss", unet_loss},   {"schedule", schedule},
+    {"train", train}, {"optimizer", optimizer}, {"sampler", sampler},
 };
 
 Results run(const Case& c) {
@@ -43,7 +43,8 @@ bool passes(const fs::path& folder, const Options& options) try {
 }
 
 int usage() {
-  std::cerr << "usage: parity [--geometries DIR] [--device cpu|cuda:0] [--dtype f32|f16|bf16] [--allow-tf32] CASE...\n"
+  std::cerr << "usage: parity [--geometries DIR] [--checkpoint FILE] [--device cpu|cuda:0] [--dtype f32|f16|bf16]\n"
+               "              [--fused] [--allow-tf32] CASE...\n"
                "Runs the case folders CASE (tests/parity/README.md) and compares every tensor with what is expected.\n";
   return 2;
 }
@@ -69,10 +70,14 @@ std::optional<Arguments> parse(std::span<char* const> arguments) {
       result.folders.push_back(folder.has_filename() ? folder : folder.parent_path());  // "cases/unet/" ends in nothing
     } else if (argument == "--allow-tf32") {
       flame::set_tf32(true);
+    } else if (argument == "--fused") {
+      result.options.fused = true;
     } else if (i + 1 == arguments.size()) {
       return std::nullopt;
     } else if (argument == "--geometries") {
       result.options.geometries = arguments[++i];
+    } else if (argument == "--checkpoint") {
+      result.options.checkpoint = arguments[++i];
     } else if (argument == "--device") {
       result.options.device = flame::Device::parse(arguments[++i]);
     } else if (argument == "--dtype") {

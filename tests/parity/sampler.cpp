@@ -40,6 +40,7 @@ Tensors sampler(const Case& c) {
           {"timesteps", Tensor::from(timesteps, {steps})},
           {"x_start", start},
           {"x", flame::stack(xs, 0)},
+          {"latent", xs.back()},
           {"denoised", flame::stack(estimates, 0)}};
 }
 

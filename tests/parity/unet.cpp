@@ -1,12 +1,14 @@
 #include "flame/autograd/tape.h"
+#include "flame/ops/loss.h"
 #include "kinds.h"
 #include "models.h"
 
 namespace eri::parity {
 
 Tensors unet(const Case& c) {
-  return {
-      {"out", make_unet(c)(c.input("x"), c.input("t"), c.input("context"), c.input("pooled"), c.input("time_ids"))}};
+  UNet unet = make_unet(c);
+  if (c.fused) unet.fuse();
+  return {{"out", unet(c.input("x"), c.input("t"), c.input("context"), c.input("pooled"), c.input("time_ids"))}};
 }
 
 Tensors unet_lora(const Case& c) {
@@ -21,6 +23,23 @@ Tensors unet_lora(const Case& c) {
   tape.backward(out, c.input("grad_out"), gradients);
 
   Tensors results = {{"out", out}, {"grad.context", gradients[context]}, {"grad.pooled", gradients[pooled]}};
+  add_gradients(results, network.parameters());
+  return results;
+}
+
+Tensors unet_loss(const Case& c) {
+  UNet unet = make_unet(c);
+  const LoraNetwork network(lora_targets(unet, LoraPart::unet), read_lora(c), c.fused ? flame::DType::f32 : c.dtype);
+  if (c.fused) unet.fuse();
+
+  flame::Tape tape;
+  const Tensor out = unet(c.input("x"), c.input("t"), c.input("context"), c.input("pooled"), c.input("time_ids"));
+  const Tensor loss = flame::mse_loss(out.to(flame::DType::f32), c.input("target"));
+  flame::GradientMap gradients;
+  network.parameters().bind(gradients);
+  tape.backward(loss, gradients);
+
+  Tensors results = {{"out", out.detach()}};
   add_gradients(results, network.parameters());
   return results;
 }
