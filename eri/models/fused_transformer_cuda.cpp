@@ -449,6 +449,7 @@ class All : public FusedTransformers {
   }
 
   Tensor text(const Tensor& context) const override { return text_(context); }
+  int64_t text_width() const override { return text_.width(); }
   Tensor run(size_t index, const Tensor& normed, const Tensor& x, const Tensor& text) const override {
     return fused_[index](normed, x, text);
   }

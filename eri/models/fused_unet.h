@@ -29,6 +29,7 @@ class FusedTransformers {
 
   // Keys and values of the text, of every block: context [N, T, C] -> [N, T, all of them].
   virtual Tensor text(const Tensor& context) const = 0;
+  virtual int64_t text_width() const = 0;  // of all of them
   // The transformer number `index`: proj_in(normed) .. proj_out + x; pictures [N, H, W, C].
   virtual Tensor run(size_t index, const Tensor& normed, const Tensor& x, const Tensor& text) const = 0;
   // Takes the adapters' values over: after each change of them.

@@ -134,7 +134,8 @@ Tensor UNet::operator()(const Tensor& x, const Tensor& t, const Tensor& context,
 Tensor UNet::predict(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
                      const Tensor& time_ids) const {
   Condition condition{silu(embed(t, pooled, time_ids)), context.to(dtype_), {}};
-  if (is_fused()) condition.text = fusion_->transformers->text(condition.context);
+  if (is_fused())
+    condition.text = is_read(context) ? condition.context : fusion_->transformers->text(condition.context);
 
   Tensor h = channels_last(x.to(dtype_));  // [N, H, W, 4]
   std::vector<Tensor> skips;
@@ -150,6 +151,16 @@ Tensor UNet::predict(const Tensor& x, const Tensor& t, const Tensor& context, co
   return channels_first(conv_out_(norm_out_.silu(h)));  // [N, 4, H, W]
 }
 
+bool UNet::is_read(const Tensor& context) const {
+  const int64_t width = context.dim(2);
+  return is_fused() && width == fusion_->transformers->text_width() && width != context_width_;
+}
+
+Tensor UNet::read_text(const Tensor& context) const {
+  const bool is_wider = is_fused() && fusion_->transformers->text_width() != context_width_;
+  return is_wider ? fusion_->transformers->text(context.to(dtype_)) : context;
+}
+
 void UNet::check(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
                  const Tensor& time_ids) const {
   constexpr const char* op = "UNet";
@@ -158,7 +169,7 @@ void UNet::check(const Tensor& x, const Tensor& t, const Tensor& context, const 
   require(x.dim(2) % size_multiple_ == 0 && x.dim(3) % size_multiple_ == 0, op, "expected H and W in multiples of ",
           size_multiple_, ", got x of shape ", x.shape());
   require(t.shape() == Shape{n}, op, "expected t of shape ", Shape{n}, ", got ", t.shape());
-  require(context.rank() == 3 && context.dim(0) == n && context.dim(2) == context_width_, op,
+  require(context.rank() == 3 && context.dim(0) == n && (context.dim(2) == context_width_ || is_read(context)), op,
           "expected a context of shape [", n, ", T, ", context_width_, "], got ", context.shape());
   require(pooled.shape() == Shape{n, pooled_width()}, op, "expected a pooled text of shape ", Shape{n, pooled_width()},
           ", got ", pooled.shape());

@@ -21,13 +21,18 @@ class UNet : public flame::Module {
 
   // What is in x is predicted: x [N, 4, H, W], t [N] (0..999, f32, i32 or i64), context [N, T, C], pooled [N, P],
   // time_ids [N, 6] f32 (original height and width, crop top and left, target height and width) -> [N, 4, H, W].
-  // H and W must be multiples of size_multiple(). x, context and pooled are cast to the weights' dtype.
+  // H and W must be multiples of size_multiple(). x, context and pooled are cast to the weights' dtype. The context may
+  // be what read_text() made of it.
   Tensor operator()(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
                     const Tensor& time_ids) const;
   Tensor forward(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
                  const Tensor& time_ids) const {
     return (*this)(x, t, context, pooled, time_ids);
   }
+
+  // What a prediction makes of a context whatever the picture and the timestep, for contexts that are used again: keys
+  // and values for all blocks where transformers are fused, else the context itself.
+  Tensor read_text(const Tensor& context) const;
 
   // Rebuilds the transformers, with the adapters that they have now, for speed on a GPU; see fused_unet.h. Their layers
   // cannot be called one by one from then on.
@@ -64,6 +69,7 @@ class UNet : public flame::Module {
              const Tensor& time_ids) const;
   Tensor predict(const Tensor& x, const Tensor& t, const Tensor& context, const Tensor& pooled,
                  const Tensor& time_ids) const;
+  bool is_read(const Tensor& context) const;
   Tensor embed(const Tensor& t, const Tensor& pooled, const Tensor& time_ids) const;
   Tensor run(const Block& block, Tensor h, const Condition& condition) const;
 

@@ -88,7 +88,7 @@ Tensor SDXLSampler::sample_latents(const SampleRequest& request, const Tensor& n
   const auto [context, pooled] = text.encode(texts);
   const auto height = static_cast<float>(request.options.height), width = static_cast<float>(request.options.width);
   const Tensor ids = Tensor::from({height, width, 0.0f, 0.0f, height, width}, {1, 6}, device);
-  const Conditioning condition{context, pooled, flame::repeat(ids, 0, std::ssize(texts))};
+  const Conditioning condition{unet.read_text(context), pooled, flame::repeat(ids, 0, std::ssize(texts))};
   times_.text = watch.lap();
   const Tensor result = latents(noise, condition, request.options.cfg, request.steps);
   times_.steps = watch.lap();

@@ -239,6 +239,18 @@ TEST_F(Fused, EveryPolicyGivesTheSameBits) {
   set_deterministic(false);
 }
 
+TEST_F(Fused, ATextThatIsReadOncePredictsTheSame) {
+  const Inputs in = inputs(Device::cuda(0));
+  UNet fused = make(DType::bf16);
+  const LoraNetwork lora = attach(fused, 16);
+  EXPECT_EQ(fused.read_text(in.context).shape(), in.context.shape());
+  fused.fuse();
+  Inputs read = in;
+  read.context = fused.read_text(in.context);
+  EXPECT_GT(read.context.dim(2), in.context.dim(2));
+  EXPECT_EQ(distance(run(fused, nullptr, read).out, run(fused, nullptr, in).out), 0);
+}
+
 TEST_F(Fused, TakesChangedAdaptersOverWhenTold) {
   const Inputs in = inputs(Device::cuda(0));
   UNet fused = make(DType::bf16);
