@@ -52,6 +52,7 @@ void run(const Arguments& arguments) {
   }
   auto start = std::chrono::steady_clock::now();
   eri::SDXLSampler sampler(arguments.checkpoint, device, parse_dtype(arguments.dtype));
+  sampler.prepare();
   flame::synchronize(device);
   const double load = seconds_since(start);
   flame::reset_peak(device);
