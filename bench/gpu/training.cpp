@@ -154,6 +154,7 @@ void run(const Arguments& arguments) {
                                       .limit_gib = arguments.limit_gib};
   std::printf("%zu modules, %ld parameters\n", setup.modules, static_cast<long>(setup.parameters));
   flame::AdamW optimizer(network.parameters(), {});
+  if (unet_dtype == DType::f16) optimizer.scale_losses();
   flame::Generator generator(7);
   const NoiseSchedule schedule(false, device);
   const auto loss = [&](const Tensor& latents, const Tensor& noise, const Tensor& timesteps,

@@ -142,9 +142,11 @@ def vae(logs):
 
 def start(logs):
     rows = [[row["what"], number(row["first_step_s"], 2), number(row["load_s"], 2), number(row["load_gb_s"], 1),
-             number(row["caching_pictures_s"], 1), row["card"], measured(row)] for row in last_rows(logs, "start")]
-    return rows and table(["", "first step after, s", "of it loading, s", "GB/s", "pictures cached a second", "card",
-                           "measured"], rows) or NOT_YET
+             number(row["caching_pictures_s"], 1),
+             ", ".join(f"{part} {seconds:.1f}" for part, seconds in row.get("parts_s", {}).items()), row["card"],
+             measured(row)] for row in last_rows(logs, "start")]
+    return rows and table(["", "first step after, s", "of it loading, s", "GB/s", "pictures cached a second", "made of, s",
+                           "card", "measured"], rows) or NOT_YET
 
 
 def short(value):
