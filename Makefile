@@ -54,7 +54,7 @@ ifeq ($(shell nvidia-smi -L 2>/dev/null),)
 else
 	tools/install_packages.sh $(needed) reports
 	cmake --preset release -D ERI_BENCH=ON -D FLAME_CUDA=ON $(one_kind)
-	cmake --build --preset release --target programs bench_training bench_sampling
+	cmake --build --preset release --target programs bench/all
 	-bench/gpu/run.py --json $(gpu_log)
 	tools/gpu_report.py $(gpu_log)
 endif

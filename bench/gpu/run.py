@@ -26,6 +26,7 @@ PARTS = {
     "layer-by-layer": "{bin}/bench_training --plain",
     "layer-by-layer-f16": "{bin}/bench_training --plain --dtype f16",
     "24gb": "{bin}/bench_training --batch 4 --limit_gib 22.5",
+    "vae": "{bin}/bench_vae",
     "sampling": "{bin}/bench_sampling --checkpoint {checkpoint} --kernels",
 }
 
