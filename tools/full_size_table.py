@@ -22,9 +22,9 @@ QUANTITIES = [
     ("text", "hidden_l", "CLIP-L, penultimate"),
     ("text", "hidden_g", "CLIP-G, penultimate"),
     ("text", "pooled", "CLIP-G, pooled"),
-    ("sampler", "latent", "latent after {steps} Euler steps"),
+    ("drawing", "latent", "latent after {steps} Euler steps"),
 ]
-COVERS = {"f32": {"unet", "unet_loss", "vae_encode", "vae_decode", "text", "sampler"},
+COVERS = {"f32": {"unet", "unet_loss", "vae_encode", "vae_decode", "text", "drawing"},
           "bf16": {"unet", "unet_loss", "vae_encode", "vae_decode", "text"}, "fused": {"unet", "unet_loss"}}
 
 
@@ -63,7 +63,7 @@ def main():
 
     rows = []
     for case, tensor, words in QUANTITIES:
-        row, results = {"quantity": words.format(**about)}, []
+        row, results = {"what": words.format(**about)}, []
         for run, log in logs.items():
             name = chosen(log, case, tensor)
             if (case, name) not in log:
@@ -86,7 +86,7 @@ def main():
         parts = [f"{cell(row, 'f32', 'error'):>9}{cell(row, 'f32', 'limit'):>9}"]
         parts += [f"{cell(row, run, 'error'):>9}{cell(row, run, 'reference'):>9}{cell(row, run, 'ratio', '.3f'):>7}"
                   for run in ("bf16", "fused")]
-        print(f"{row['quantity']:36}{' |'.join(parts)}  {'ok' if row['ok'] else 'FAIL'}")
+        print(f"{row['what']:36}{' |'.join(parts)}  {'ok' if row['ok'] else 'FAIL'}")
     print(f"\n{len(complaints)} complaints" + "".join(f"\n  {line}" for line in complaints[:40]))
 
     def output(*command):
@@ -96,10 +96,10 @@ def main():
             return ""
 
     now = datetime.datetime.now(datetime.timezone.utc)
-    log = {"date": now.strftime("%Y-%m-%d"), "time": now.strftime("%H:%M:%S"),
+    log = {"benchmark": "agreement", "date": now.strftime("%Y-%m-%d"), "time": now.strftime("%H:%M:%S"),
            "commit": output("git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "--short", "HEAD"), **about,
            "bf16_without_autocast": cases.get("unet_loss", {}).get("params", {}).get("bf16_without_autocast"),
-           "full_size": rows, "complaints": complaints}
+           "rows": rows, "complaints": complaints}
     (work / "full-size.json").write_text(json.dumps(log, indent=1) + "\n")
     sys.exit(1 if complaints or not all(row["ok"] for row in rows) else 0)
 

@@ -21,6 +21,7 @@ Tensors schedule(const Case& c);
 Tensors train(const Case& c);
 Tensors optimizer(const Case& c);
 Tensors sampler(const Case& c);
+Tensors drawing(const Case& c);
 
 Results tokenize(const Case& c);  // what is expected depends on which of several right answers is given
 

@@ -1,4 +1,5 @@
 #include "eri/diffusion/samplers.h"
+#include "eri/sampling/drawing.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
 #include "kinds.h"
@@ -40,8 +41,22 @@ Tensors sampler(const Case& c) {
           {"timesteps", Tensor::from(timesteps, {steps})},
           {"x_start", start},
           {"x", flame::stack(xs, 0)},
-          {"latent", xs.back()},
           {"denoised", flame::stack(estimates, 0)}};
+}
+
+Tensors drawing(const Case& c) {
+  UNet unet = make_unet(c);
+  if (c.fused) unet.fuse();
+  const auto predict = [&](const Tensor& x, const Tensor& timesteps, const Conditioning& condition) {
+    return unet(x, timesteps, condition.context, condition.pooled, condition.time_ids);
+  };
+  LatentSampler sampler(Denoiser(NoiseSchedule(), Prediction::epsilon), predict, c.device);
+  const auto both = [&](const char* positive, const char* negative) {
+    return flame::concat({c.input(positive), c.input(negative)}, 0);
+  };
+  const Conditioning condition = {both("context", "negative_context"), both("pooled", "negative_pooled"),
+                                  both("time_ids", "time_ids")};
+  return {{"latent", sampler(c.input("noise"), condition, c.params.at("cfg"), c.params.at("steps"))}};
 }
 
 }  // namespace eri::parity

@@ -5,7 +5,8 @@ usage: full_size.py CHECKPOINT GEOMETRY OUT [--device cuda] [--size 1024] [--ste
 
 CHECKPOINT is a single file such as `eri synth` writes, GEOMETRY what it was made from, OUT the folder for the cases:
 tests/parity/README.md says what is in them. What is expected is computed in f32 without TF32; each case also says how far
-the same libraries' bf16 results are from that. OUT/../about.json names the card and versions. A CHECKPOINT that is not there yet is waited for.
+the same libraries' bf16 results are from that. OUT/../about.json names the card and versions. A CHECKPOINT that is not
+there yet is waited for.
 """
 import argparse
 import json
@@ -225,7 +226,7 @@ class ComfyNormal(EulerDiscreteScheduler):
         self._step_index = self._begin_index = None
 
 
-def sampler(models, unet, cases, inputs, size, steps):
+def drawing(models, unet, cases, inputs, size, steps):
     positive = inputs.condition(models.unet_sizes, 1, size)
     negative = inputs.condition(models.unet_sizes, 1, size)
     noise = inputs.normal(1, 4, size // 8, size // 8)
@@ -234,23 +235,14 @@ def sampler(models, unet, cases, inputs, size, steps):
     pipeline = StableDiffusionXLPipeline(vae=None, text_encoder=None, text_encoder_2=None, tokenizer=None,
                                          tokenizer_2=None, unet=unet, scheduler=scheduler, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
-    states = []
-
-    def on_step_end(_pipeline, _step, _timestep, values):
-        states.append(values["latents"])
-        return values
-
     latent = pipeline(prompt_embeds=positive["context"], negative_prompt_embeds=negative["context"],
                       pooled_prompt_embeds=positive["pooled"], negative_pooled_prompt_embeds=negative["pooled"],
                       latents=noise, height=size, width=size, num_inference_steps=steps, guidance_scale=CFG,
-                      output_type="latent", callback_on_step_end=on_step_end).images
-    cases.write("sampler", "sampler", f"diffusers' pipeline, {steps} steps, {size} x {size}",
+                      output_type="latent").images
+    cases.write("drawing", "drawing", f"diffusers' pipeline, {steps} steps, {size} x {size}",
                 {"noise": noise, **positive, "negative_context": negative["context"],
                  "negative_pooled": negative["pooled"]},
-                {"sigmas": scheduler.sigmas, "timesteps": scheduler.timesteps.int(), "x": torch.stack(states),
-                 "latent": latent}, SAMPLING,
-                params={"sampler": "euler", "scheduler": "normal", "steps": steps, "cfg": CFG, "prediction": "epsilon",
-                        "ztsnr": False})
+                {"latent": latent}, SAMPLING, params={"steps": steps, "cfg": CFG})
 
 
 def unet_inputs(models, inputs, size):
@@ -288,7 +280,7 @@ def unet_cases(models, cases, inputs, size, steps):
     plain, trained = unet_inputs(models, inputs, size), unet_inputs(models, inputs, size)
     target = inputs.normal(*trained["x"].shape)
     with torch.no_grad():
-        sampler(models, unet, cases, inputs, size, steps)
+        drawing(models, unet, cases, inputs, size, steps)
         out = {"out": predict(unet, plain, torch.float32)}
 
     factors, file = add_lora(unet, names, inputs)
