@@ -5,18 +5,19 @@
 # usage: full_size_parity.sh [BIN [WORK [PYTHON]]]
 #
 # PYTHON needs torch, diffusers, transformers and peft. The environment may set DEVICE (cuda:0), GEOMETRY (a file; SDXL's),
-# SIZE (1024) and STEPS (20). WORK gets 7 GB for the checkpoint, which is made if it is not there, and 1 GB of cases.
+# SIZE (1024), STEPS (20) and COMMIT, where git does not know it. `tools/gpu_report.py WORK/full-size.json` puts the table
+# into docs/benchmarks.md. WORK gets 7 GB for the checkpoint, which is made if it is not there, and 1 GB of cases.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-bin=${1:-$root/build/release/bin}
-work=${2:-$root/build/full-size}
+bin=$(realpath "${1:-$root/build/release/bin}")
+work=$(realpath -m "${2:-$root/build/full-size}")
 python=${3:-python3}
 device=${DEVICE:-cuda:0}
-geometry=${GEOMETRY:-$root/tests/parity/geometries/sdxl.json}
+geometry=$(realpath "${GEOMETRY:-$root/tests/parity/geometries/sdxl.json}")
 checkpoint=$work/$(basename "$geometry" .json).safetensors
 
 mkdir -p "$work"
-rm -rf "$work/cases" "$work"/*.log
+rm -rf "$work/cases" "$work/about.json" "$work"/*.log
 
 # The checkpoint is made while Python loads its libraries.
 if [ ! -e "$checkpoint" ]; then
@@ -27,16 +28,16 @@ fi
 wait
 
 # f32 and bf16 side by side. What fails or is missing shows in the table.
-parity() {
+parity() (
   log=$work/$1.log
   shift
-  "$bin/parity" --geometries "$(dirname "$geometry")" --checkpoint "$checkpoint" --device "$device" "$@" >"$log" 2>&1 || true
-}
-cd "$work/cases"
-parity f32 */ &
-parity bf16 --dtype bf16 text unet unet_loss vae_decode vae_encode
+  cd "$work/cases"
+  "$bin/parity" --geometries "$(dirname "$geometry")" --checkpoint "$checkpoint" --device "$device" "$@" >"$log" 2>&1
+)
+parity f32 $(ls "$work/cases") &
+parity bf16 --dtype bf16 text unet unet_loss vae_decode vae_encode || true
 case $device in
-  cuda*) parity fused --dtype bf16 --fused unet unet_loss ;;
+  cuda*) parity fused --dtype bf16 --fused unet unet_loss || true ;;
 esac
 wait
 "$python" "$root/tools/full_size_table.py" "$work"

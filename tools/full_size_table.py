@@ -5,6 +5,7 @@ usage: full_size_table.py WORK     reads WORK/cases and the logs beside it, writ
 """
 import datetime
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -95,9 +96,10 @@ def main():
         except (OSError, subprocess.CalledProcessError):
             return ""
 
+    here = str(pathlib.Path(__file__).parent)
     now = datetime.datetime.now(datetime.timezone.utc)
     log = {"benchmark": "agreement", "date": now.strftime("%Y-%m-%d"), "time": now.strftime("%H:%M:%S"),
-           "commit": output("git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "--short", "HEAD"), **about,
+           "commit": os.environ.get("COMMIT") or output("git", "-C", here, "rev-parse", "--short", "HEAD"), **about,
            "bf16_without_autocast": cases.get("unet_loss", {}).get("params", {}).get("bf16_without_autocast"),
            "rows": rows, "complaints": complaints}
     (work / "full-size.json").write_text(json.dumps(log, indent=1) + "\n")

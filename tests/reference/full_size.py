@@ -323,7 +323,7 @@ def main():
     on_gpu = arguments.device.type == "cuda"
     about = {"card": torch.cuda.get_device_name() if on_gpu else "CPU", "geometry": arguments.geometry.stem,
              "size": arguments.size, "steps": arguments.steps,
-             **{library.__name__: library.__version__ for library in (torch, diffusers, transformers, peft)}}
+             "versions": {library.__name__: library.__version__ for library in (torch, diffusers, transformers, peft)}}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out.parent / "about.json").write_text(json.dumps(about, indent=1) + "\n")
     say(about)

@@ -174,9 +174,23 @@ def peers(logs):
          "ours before; after, ms", "ours, GiB", "times ours", "measured"], rows)
 
 
+def agreement(logs):
+    parts = []
+    for log in of(logs, "agreement")[-1:]:
+        def figures(row, run, *keys):
+            return [format(row[run][key], ".3f" if key == "ratio" else ".1e") if run in row else "" for key in keys]
+
+        rows = [[row["what"], *figures(row, "f32", "error", "limit"), *figures(row, "bf16", "error", "reference", "ratio"),
+                 *figures(row, "fused", "error", "ratio")] for row in log["rows"]]
+        versions = ", ".join(f"{name} {version}" for name, version in log["versions"].items())
+        parts.append(f"{log['card']}, {log['size']} x {log['size']}, {versions}, {measured(log)}:\n\n" + table(
+            ["", "f32", "bound", "bf16", "theirs", "ratio", "bf16, fused", "ratio"], rows))
+    return "\n\n".join(parts) or "Not measured yet; `tools/full_size_parity.sh` does it."
+
+
 def sections(logs):
     groups = log_files.training_groups(logs)
     return {"training step": log_files.titled(groups, step_times), "ladder": log_files.titled(groups, ladder),
             "allocations": log_files.titled(groups, allocations) or NOT_YET, "kernels": kernels(logs),
             "cross attention": cross_attention(logs), "sampling": sampling(logs), "vae": vae(logs), "start": start(logs),
-            "peers": peers(logs)}
+            "peers": peers(logs), "agreement": agreement(logs)}
