@@ -30,6 +30,7 @@ TIMESTEPS = [200, 700]
 RANK, ALPHA = 16, 8
 CFG = 7.0
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+PATIENCE = 300  # seconds, for the checkpoint
 FORWARD, GRADIENTS, SAMPLING = 1e-4, 1e-3, 1e-3  # relative L2 in f32
 began = time.monotonic()
 
@@ -327,7 +328,7 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out.parent / "about.json").write_text(json.dumps(about, indent=1) + "\n")
     say(about)
-    while not arguments.checkpoint.exists():
+    while not arguments.checkpoint.exists() and time.monotonic() - began < PATIENCE:
         time.sleep(0.2)
     models = Models(arguments.checkpoint, json.loads(arguments.geometry.read_text()), arguments.device)
     cases, inputs = Cases(arguments.out, arguments.geometry.stem), Inputs(arguments.device)
