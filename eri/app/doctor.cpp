@@ -19,7 +19,7 @@ bool show_gpus() {
   } else {
     const GpuReport report = find_gpus();
     if (report.gpus.empty()) {
-      std::cout << "GPUs: no NVIDIA GPU is to be seen here" << std::endl;
+      std::cout << "GPUs: no NVIDIA GPU is to be seen here (" << report.missing << ")" << std::endl;
       return false;
     }
     std::cout << "driver: " << report.driver << "\ncuBLASLt: " << report.cublaslt << "\ncuDNN: " << report.cudnn

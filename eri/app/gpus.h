@@ -17,7 +17,8 @@ struct Gpu {
 struct GpuReport {
   std::string driver, cublaslt, cudnn;
   std::vector<Gpu> gpus;
-  bool usable;  // nothing is missing
+  std::string missing;  // why there is no GPU
+  bool usable;          // nothing is missing
 };
 GpuReport find_gpus();
 

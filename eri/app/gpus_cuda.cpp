@@ -31,8 +31,11 @@ Gpu look_at(int index) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, index));
   Gpu gpu{properties.name, properties.major, properties.minor, 0, 0};
+  int current = 0;
+  check(cudaGetDevice(&current));
   check(cudaSetDevice(index));
   check(cudaMemGetInfo(&gpu.free, &gpu.total));
+  check(cudaSetDevice(current));  // as FLAME left it
   return gpu;
 }
 
@@ -52,7 +55,10 @@ GpuReport find_gpus() {
   report.driver = found(driver_version);
   report.cublaslt = found(flame::cuda::cublaslt_version);
   report.cudnn = found(flame::cuda::cudnn_version);
-  for (int i = 0; i < flame::cuda_device_count(); ++i) report.gpus.push_back(look_at(i));
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  report.missing = cudaGetErrorString(status);
+  for (int i = 0; status == cudaSuccess && i < count; ++i) report.gpus.push_back(look_at(i));
   report.usable &= !report.gpus.empty();
   return report;
 }

@@ -4,6 +4,7 @@
 
 #include "eri/models/checkpoint.h"
 #include "flame/autograd/tape.h"
+#include "flame/device/graph.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
 
@@ -69,18 +70,23 @@ bool UNet::can_fuse() const {
          !transformers_.empty() && std::all_of(transformers_.begin(), transformers_.end(), fits);
 }
 
-void UNet::fuse() {
+void UNet::fuse(MemoryPolicy policy) {
   require(can_fuse(), "UNet::fuse",
           "expected a build with CUDA, weights in f16 or bf16 on a GPU, heads of 64 and rows of at most 2048");
   forget([](const std::string& name) {
     return name.ends_with(".weight") &&
            (name.find(".transformer_blocks.") != name.npos || name.find(".proj_") != name.npos);
   });
-  if constexpr (cuda_build) fusion_->transformers = eri::fuse(transformers_);
+  if constexpr (cuda_build) {
+    fusion_->transformers = eri::fuse(transformers_);
+    fusion_->transformers->set_policy(policy);
+  }
 }
 
 void UNet::set_memory_policy(MemoryPolicy policy) {
   require(is_fused(), "UNet::set_memory_policy", "expected fused transformers");
+  require(flame::captured_graphs(conv_out_.weight().device()) == 0, "UNet::set_memory_policy",
+          "steps that have been captured would keep their policy; choose it before, or let go of them first");
   fusion_->transformers->set_policy(policy);
 }
 

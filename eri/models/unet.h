@@ -36,11 +36,11 @@ class UNet : public flame::Module {
 
   // Rebuilds the transformers, with the adapters that they have now, for speed on a GPU; see fused_unet.h. Their layers
   // cannot be called one by one from then on.
-  void fuse();
+  void fuse(MemoryPolicy policy = MemoryPolicy::lean);
   bool can_fuse() const;  // a build with CUDA, weights in f16 or bf16 on a GPU, heads of 64, rows of at most 2048
   bool is_fused() const { return fusion_->transformers != nullptr; }
   void refresh() const;                         // after each change of the adapters of fused transformers
-  void set_memory_policy(MemoryPolicy policy);  // of fused transformers
+  void set_memory_policy(MemoryPolicy policy);  // of fused transformers; throws while captured graphs exist
 
   // The LoRA that its layers have now, as ComfyUI and others load it. Defined in eri/lora.
   void save_lora(const std::filesystem::path& path) const;

@@ -118,9 +118,11 @@ void add_activations(const MemoryQuestion& question, const Walk& walk, MemoryEst
   for (const auto& [rows, width, depth] : walk.transformers) {
     const BlockActivations block(rows, width, question.rank, question.policy);
     sum.kept += depth * block.kept + 2 * rows * (width + extra_columns(question.rank)) * kElement;
-    // What GEGLU gives, which its own gradient left its place to; what is computed again leaves a gap of its size, so
-    // that it counts twice (measured).
-    sum.working = std::max(sum.working, rows * 4 * width * kElement + 2 * block.again);
+    // What GEGLU gives, which its own gradient left its place to, or a matrix of scores, which is what cuDNN's
+    // repeatable attention backward works with; what is computed again leaves a gap of its size, so that it counts
+    // twice (measured).
+    const int64_t scores = question.deterministic ? rows / question.samples * rows * (width / 64) * kElement : 0;
+    sum.working = std::max(sum.working, std::max(rows * 4 * width * kElement, scores) + 2 * block.again);
     text += depth * 2 * width;
   }
   sum.working += question.samples * question.text_tokens * text * kElement + kWorkspaces;

@@ -13,6 +13,7 @@ struct MemoryQuestion {
   int64_t rank = 16, samples = 1;
   int64_t width = 1024, height = 1024;  // of the pictures; multiples of 32
   int64_t text_tokens = 77;
+  bool deterministic = false;  // attention backward in its repeatable form
 };
 
 // Bytes by purpose while most is held. The driver's own memory and the allocator's rounding come on top.

@@ -39,6 +39,8 @@ class RepeatedWork {
   std::optional<CapturedGraph> graph_;
 };
 
+size_t captured_graphs(Device device);  // that exist now
+
 // A moment in a GPU's work. On the CPU it is always over.
 class Event {
  public:

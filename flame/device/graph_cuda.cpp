@@ -42,6 +42,10 @@ void CapturedGraph::operator()() const { check(cudaGraphLaunch(state_->executabl
 
 size_t CapturedGraph::nodes() const { return state_->nodes; }
 
+size_t captured_graphs(Device device) {
+  return device.is_cuda() ? static_cast<size_t>(cuda::state(device).graphs.load()) : 0;
+}
+
 Event::Event(Device device) : device_(device) {
   if (device.is_cpu()) return;
   cuda::stream(device);  // makes the device current

@@ -214,8 +214,9 @@ bool CublasLt::search(cudaStream_t stream, const Product& product, Plan& plan, b
   if (!timed || algorithms.size() == 1) return false;
 
   // Elsewhere than in out, which may be added to.
-  const auto bytes = static_cast<int64_t>(span_bytes(product.out));
-  const Tensor scratch = Tensor::zeros({bytes}, DType::u8, device_);
+  const size_t bytes = span_bytes(product.out);
+  const Tensor scratch = Tensor::empty({static_cast<int64_t>(bytes)}, DType::u8, device_);
+  cuda::check(cudaMemsetAsync(scratch.raw(), 0, bytes, stream));
   Product trial = product;
   trial.out.data = scratch.raw();
   if (product.c.data == product.out.data) trial.c.data = scratch.raw();

@@ -34,6 +34,8 @@ bool run_in_two_steps(Device device, cudaStream_t stream, const Product& product
   plain.bias = nullptr;
   if (!CublasLt::on(device).run(stream, plain)) return false;
   finish_product(device, stream, sums.data<float>(), product.beta, product.c, product.bias, out);
+  // The first stream, whose next work may be given the place of `sums`, has to wait for the second.
+  if (stream != cuda::stream(device)) wait_for(device, mark(device));
   return true;
 }
 

@@ -16,7 +16,7 @@ namespace flame::test {
 // An optimiser on `device` scales losses as torch.amp.GradScaler does (tests/reference/grad_scaler.py), also where it
 // goes on from a saved state. `step` makes the optimiser's next step.
 inline void expect_the_scales_of_pytorch(Device device, const std::function<void(Optimizer&)>& step) {
-  std::ifstream file(TESTS_DIR "/data/grad_scaler.json");
+  std::ifstream file("tests/data/grad_scaler.json");
   const nlohmann::json expected = nlohmann::json::parse(file);
   const auto make = [&] {
     auto made =

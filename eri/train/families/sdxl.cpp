@@ -76,10 +76,7 @@ class Sdxl : public Family {
   LoraTargets all_targets() const override { return sdxl_lora_targets(unet_, text_->clip_l, text_->clip_g); }
 
   bool can_fuse() const override { return unet_.can_fuse(); }
-  void fuse(MemoryPolicy policy) override {
-    unet_.fuse();
-    unet_.set_memory_policy(policy);
-  }
+  void fuse(MemoryPolicy policy) override { unet_.fuse(policy); }
   void refresh() const override { unet_.refresh(); }
 
   Tensor loss_weights(double min_snr_gamma) const override {
