@@ -28,6 +28,7 @@ PARTS = {
     "24gb": "{bin}/bench_training --batch 4 --limit_gib 22.5",
     "vae": "{bin}/bench_vae",
     "sampling": "{bin}/bench_sampling --checkpoint {checkpoint} --kernels",
+    "start": "{root}/bench/gpu/start.py --eri {bin}/eri --checkpoint {checkpoint}",
 }
 
 

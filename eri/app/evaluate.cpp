@@ -22,6 +22,7 @@ void run(const Arguments& arguments) {
                                                               .height = config.resolution.height,
                                                               .caption_extension = arguments.caption_extension});
   const auto family = load_sdxl(arguments.model, arguments.machine.chosen_device(), arguments.machine.chosen_dtype());
+  family->load_network();
   if (!arguments.lora.empty())
     apply_loras(std::vector{std::pair{LoRA::from_safetensors(arguments.lora), 1.0}}, family->all_targets());
   const CachedDataset cache(dataset, *family, 0);

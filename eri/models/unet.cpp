@@ -29,6 +29,7 @@ UNet::UNet(const Scope& scope, int64_t head_width)
       in_channels_(scope.shape("input_blocks.0.0.weight").dim(1)),
       context_width_(find_context_width(scope)),
       head_width_(head_width),
+      size_multiple_(size_multiple(scope)),
       time_waves_(scope.shape("time_embed.0.weight").dim(-1), scope.device()),
       id_waves_(kIdWidth, scope.device()),
       time_embed_(scope / "time_embed", {}),
@@ -58,6 +59,15 @@ UNet::UNet(const Scope& scope, int64_t head_width)
 
 UNet UNet::from_safetensors(const std::filesystem::path& path, Device device, DType dtype) {
   return UNet(Scope(*Checkpoint(path).unet(), dtype, device));
+}
+
+int64_t UNet::size_multiple(const Scope& scope) {
+  int64_t multiple = 1;
+  for (int i = 0; i < scope.count("input_blocks"); ++i) {
+    const Scope block = scope / "input_blocks" / i;
+    for (int j = 0; j < block.count(); ++j) multiple *= (block / j).has("op") ? 2 : 1;
+  }
+  return multiple;
 }
 
 bool UNet::can_fuse() const {
@@ -109,7 +119,6 @@ UNet::Layer UNet::make_layer(const Scope& scope, int64_t& channels) {
   }
   if (scope.has("op")) {
     const Conv2d conv(scope / "op", {.in = channels, .out = channels, .kernel = 3, .stride = 2, .padding = 1});
-    size_multiple_ *= 2;
     return [conv](const Tensor& x, const Condition&) { return conv(x); };  // [N, H/2, W/2, C]
   }
   if (scope.has("conv")) {

@@ -49,6 +49,7 @@ class UNet : public flame::Module {
   int64_t context_width() const { return context_width_; }
   int64_t pooled_width() const { return label_embed_.in() - 6 * id_waves_.width(); }
   int64_t size_multiple() const { return size_multiple_; }
+  static int64_t size_multiple(const flame::Scope& scope);  // of the UNet that `scope` has the weights of
 
   // Called with the name and output of every block, pictures as [N, C, H, W]: for finding differences.
   std::function<void(const std::string& name, const Tensor& output)> trace;
@@ -74,7 +75,7 @@ class UNet : public flame::Module {
   Tensor run(const Block& block, Tensor h, const Condition& condition) const;
 
   flame::DType dtype_;
-  int64_t in_channels_, context_width_, head_width_, size_multiple_ = 1;
+  int64_t in_channels_, context_width_, head_width_, size_multiple_;
   Sinusoids time_waves_, id_waves_;
   EmbeddingMlp time_embed_, label_embed_;
   std::shared_ptr<Fusion> fusion_;

@@ -19,13 +19,19 @@ class Family {
  public:
   virtual ~Family() = default;
 
-  // These are only called before training; release_encoders() then frees what they need.
+  // The encoders are there from the beginning; release_encoders() frees them before training, load_network() brings
+  // what is trained: a GPU need not hold both. Captions and sizes, one each, become rows; pixels are [N, 3, H, W].
   virtual Conditioning encode_text(const std::vector<std::string>& captions,
                                    const std::vector<SizeConditioning>& sizes) const = 0;
   virtual flame::Tensor encode_pictures(const flame::Tensor& pixels, const flame::Tensor& noise) const = 0;
+  // How many of them are encoded together quicker than one by one.
+  virtual size_t captions_at_once() const = 0;
+  virtual size_t pictures_at_once(int64_t height, int64_t width) const = 0;
   virtual flame::Shape latent_shape(int64_t batch, int64_t height, int64_t width) const = 0;
   virtual int64_t size_multiple() const = 0;  // what a picture's sides must be multiples of
+  virtual flame::Tensor time_ids(const std::vector<SizeConditioning>& sizes) const = 0;  // [N, 6] f32, on the CPU
   virtual void release_encoders() = 0;
+  virtual void load_network() = 0;
   virtual flame::Device device() const = 0;
 
   // Pictures of latents, each [1, C, h, w] f32. Where release_encoders() has freed the decoder, it is loaded for the
@@ -35,7 +41,7 @@ class Family {
   // How much of `caption` its text encoders cut off, in tokens.
   virtual size_t tokens_cut(const std::string& caption) const = 0;
 
-  // The layers that training gives a LoRA, and all that a LoRA file may change.
+  // The layers that training gives a LoRA, and all that a LoRA file may change (while the encoders are there).
   virtual LoraTargets trained_targets() const = 0;
   virtual LoraTargets all_targets() const = 0;
 
@@ -60,7 +66,7 @@ class Family {
 };
 
 // Stable Diffusion XL from a single-file checkpoint. The UNet and the text encoders compute in `dtype`, the
-// autoencoder, which sees each picture once, in f32.
+// autoencoder, which sees each picture once, in f32. The UNet is loaded by load_network().
 std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device,
                                   flame::DType dtype = flame::DType::f32);
 

@@ -31,9 +31,7 @@ TrainLog::TrainLog(const std::filesystem::path& file, int64_t first_step, int64_
       first_step_(first_step),
       total_steps_(total_steps),
       start_(Clock::now()),
-      shown_(start_ - std::chrono::hours(1)),
-      to_stdout_(!::isatty(STDOUT_FILENO)),
-      terminal_(::isatty(STDERR_FILENO)) {
+      to_stdout_(!::isatty(STDOUT_FILENO)) {
   if (!file_) flame::fail("cannot write the log ", file.string());
 }
 
@@ -53,37 +51,25 @@ void TrainLog::step(const StepResult& result) {
 
   const bool first = result.step == first_step_, last = result.step == total_steps_;
   smoothed_loss_ = first ? result.loss : 0.95 * smoothed_loss_ + 0.05 * result.loss;
-  const std::chrono::duration<double> since = Clock::now() - shown_;
-  if (last || since.count() > (terminal_ ? 0.1 : 10.0)) show_progress(result, last);
+  if (first || last || line_.due()) show_progress(result, last);
 }
 
 void TrainLog::show_progress(const StepResult& result, bool last) {
-  shown_ = Clock::now();
-  const double seconds = std::chrono::duration<double>(shown_ - start_).count();
+  const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   const double each = seconds / static_cast<double>(result.step - first_step_ + 1);
   char line[160];
   std::snprintf(line, sizeof line, "step %lld/%lld  loss %.4f  %.0f ms a step  %s left%s",
                 static_cast<long long>(result.step), static_cast<long long>(total_steps_), smoothed_loss_, each * 1000,
                 duration(each * static_cast<double>(total_steps_ - result.step)).c_str(),
                 result.skipped ? "  (gradient not finite: skipped)" : "");
-  if (terminal_) {
-    std::cerr << "\r\033[K" << line << (last ? "\n" : "") << std::flush;
-    line_open_ = !last;
-  } else {
-    std::cerr << line << std::endl;
-  }
+  line_.show(line);
+  if (last) line_.end();
 }
 
 void TrainLog::aside(const std::function<void()>& work) {
   const Clock::time_point begin = Clock::now();
   work();
   start_ += Clock::now() - begin;
-}
-
-void TrainLog::say(const std::string& message) {
-  if (line_open_) std::cerr << "\n";
-  line_open_ = false;
-  std::cerr << message << std::endl;
 }
 
 }  // namespace eri

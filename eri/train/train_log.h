@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "eri/train/progress_line.h"
+
 namespace eri {
 
 struct StepResult {
@@ -25,8 +27,8 @@ class TrainLog {
  public:
   TrainLog(const std::filesystem::path& file, int64_t first_step, int64_t total_steps);
   void step(const StepResult& result);
-  void say(const std::string& message);           // a line of its own, for people
-  void aside(const std::function<void()>& work);  // runs it; its time is not training's
+  void say(const std::string& message) { line_.say(message); }  // a line of its own, for people
+  void aside(const std::function<void()>& work);                // runs it; its time is not training's
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -34,10 +36,11 @@ class TrainLog {
 
   std::ofstream file_;
   int64_t first_step_, total_steps_;
-  Clock::time_point start_, shown_;
+  Clock::time_point start_;
   double smoothed_loss_ = 0;
   std::optional<double> loss_scale_;  // last seen
-  bool to_stdout_, terminal_, line_open_ = false;
+  bool to_stdout_;
+  ProgressLine line_;
 };
 
 }  // namespace eri

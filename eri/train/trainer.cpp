@@ -9,6 +9,7 @@
 #include "eri/train/training_metadata.h"
 #include "flame/core/error.h"
 #include "flame/device/plan_cache.h"
+#include "flame/ops/libraries_cuda.h"
 #include "flame/ops/pointwise.h"
 
 namespace eri {
@@ -42,19 +43,36 @@ void check_output(const TrainConfig& config) {
 }
 
 // "memory: peak 0.61 GiB; now weights 0.09, ..."
-std::string memory_by_purpose(flame::Device device) {
+std::string memory_by_purpose(flame::Device device, size_t peak_before) {
   const auto gib = [](size_t bytes) {
     char number[32];
     std::snprintf(number, sizeof number, "%.3f", static_cast<double>(bytes) / GiB);
     return std::string(number);
   };
   const flame::MemoryUse use = flame::memory_use(device);
-  std::string line = "memory in GiB: peak " + gib(use.peak) + ", held now";
+  std::string line = "memory in GiB: peak " + gib(use.peak);
+  if (peak_before > use.peak) line += " (before the first step " + gib(peak_before) + ")";
+  line += ", held now";
   for (size_t i = 0; i < std::size(use.by_purpose); ++i) {
     if (use.by_purpose[i] > 0)
       line += text(" ", flame::name(static_cast<flame::Purpose>(i)), " ", gib(use.by_purpose[i]));
   }
   if (device.is_cuda()) line += ", taken of the card " + gib(use.reserved);
+  return line;
+}
+
+// What fails there is said by the op that needs it.
+std::future<void> open_libraries([[maybe_unused]] flame::Device device) {
+  if constexpr (flame::cuda_build) {
+    if (device.is_cuda()) return std::async(std::launch::async, flame::cuda::open_libraries, device);
+  }
+  return {};
+}
+
+std::string caching_line(size_t done, size_t all, double seconds) {
+  char line[96];
+  std::snprintf(line, sizeof line, "caching latents %zu/%zu, %.1f pictures/s", done, all,
+                static_cast<double>(done) / seconds);
   return line;
 }
 
@@ -73,37 +91,29 @@ Trainer::Trainer(const TrainConfig& config)
   flame::set_tf32(config_.allow_tf32);
   flame::set_memory_limit(device, static_cast<size_t>(config_.max_vram * GiB));
   check_output(config_);
+  const std::future<void> libraries = open_libraries(device);
+  start_.lap("device");
 
-  // 1. Everything that can be wrong with the pictures and prompts is found before the model is loaded.
-  dataset_ = scan_folder(config_.train_data_dir, {.width = config_.resolution.width,
-                                                  .height = config_.resolution.height,
-                                                  .caption_extension = config_.caption_extension});
+  // 1. Pictures, captions and prompts go through the encoders once, which then make room for what is trained.
   std::vector<SampleRequest> previews;
   if (!config_.sample_prompts.empty()) previews = preview_requests(config_);
-  order_ = BatchOrder(dataset_.repeats(), config_.train_batch_size, generator_.seed());
-  // 2. The frozen model; pictures and captions go through its encoders once.
-  base_metadata_ = std::async(std::launch::async, base_model_metadata, fs::path(config_.pretrained_model_name_or_path));
-  const flame::DType dtype = compute_dtype(config_.mixed_precision, device);
-  family_ = load_sdxl(config_.pretrained_model_name_or_path, device, dtype);
-  for (int64_t side : {config_.resolution.width, config_.resolution.height}) {
-    if (side % family_->size_multiple() != 0)
-      fail("resolution: this model takes multiples of ", family_->size_multiple(), ", got ", side);
-  }
-  notices_ = dataset_.notices();
-  for (const Sample& sample : dataset_.samples()) {
-    if (const size_t cut = family_->tokens_cut(sample.caption))
-      notices_.push_back(text(sample.name, ": the last ", cut, " tokens of its caption do not fit into 75, not used"));
-  }
-  cache_ = std::make_unique<CachedDataset>(dataset_, *family_, generator_.seed());
+  read_pictures_and_encoders(device);
+  encode_all();
   if (!previews.empty()) previews_ = std::make_unique<Previews>(config_, previews, *family_);
   family_->release_encoders();
+  start_.lap("caching");
+  // 2. The frozen network.
+  family_->load_network();
+  flame::synchronize(device);
+  start_.lap("model");
   if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
   loss_weights_ = family_->loss_weights(config_.min_snr_gamma);
 
   // 3. What is trained.
   const LoraTargets targets = family_->trained_targets();
   const LoraOptions lora = {.dim = config_.network_dim, .alpha = config_.network_alpha, .seed = generator_.seed()};
-  lora_ = LoraNetwork(targets, lora, family_->can_fuse() ? flame::DType::f32 : dtype);
+  lora_ = LoraNetwork(targets, lora,
+                      family_->can_fuse() ? flame::DType::f32 : compute_dtype(config_.mixed_precision, device));
   optimizer_ =
       std::make_unique<flame::AdamW>(lora_.parameters(), flame::AdamW::Options{.weight_decay = config_.weight_decay});
   if (config_.mixed_precision == "fp16") optimizer_->scale_losses();
@@ -123,6 +133,51 @@ Trainer::Trainer(const TrainConfig& config)
                          .max_grad_norm = config_.max_grad_norm,
                          .graphs = config_.cuda_graph},
       [this] { family_->refresh(); });
+  flame::synchronize(device);
+  start_.lap("adapters");
+  peak_before_steps_ = flame::memory_use(device).peak;
+  flame::reset_peak(device);
+}
+
+// Looks at all pictures while the encoders are loaded; what is wrong with the pictures is said first.
+void Trainer::read_pictures_and_encoders(flame::Device device) {
+  const fs::path base = config_.pretrained_model_name_or_path;
+  std::future<ImageDataset> pictures = std::async(std::launch::async, [this, threads = flame::threads()] {
+    flame::set_threads(threads);  // OpenMP has a number for each thread that asks
+    return scan_folder(config_.train_data_dir, {.width = config_.resolution.width,
+                                                .height = config_.resolution.height,
+                                                .caption_extension = config_.caption_extension});
+  });
+  try {
+    family_ = load_sdxl(base, device, compute_dtype(config_.mixed_precision, device));
+    flame::synchronize(device);
+  } catch (...) {
+    pictures.get();
+    throw;
+  }
+  start_.lap("model");
+  dataset_ = pictures.get();
+  start_.lap("pictures");
+  order_ = BatchOrder(dataset_.repeats(), config_.train_batch_size, generator_.seed());
+  base_metadata_ = std::async(std::launch::async, base_model_metadata, base);
+}
+
+void Trainer::encode_all() {
+  for (int64_t side : {config_.resolution.width, config_.resolution.height}) {
+    if (side % family_->size_multiple() != 0)
+      fail("resolution: this model takes multiples of ", family_->size_multiple(), ", got ", side);
+  }
+  notices_ = dataset_.notices();
+  for (const Sample& sample : dataset_.samples()) {
+    if (const size_t cut = family_->tokens_cut(sample.caption))
+      notices_.push_back(text(sample.name, ": the last ", cut, " tokens of its caption do not fit into 75, not used"));
+  }
+  ProgressLine progress;
+  const double begun = now();
+  cache_ = std::make_unique<CachedDataset>(dataset_, *family_, generator_.seed(), [&](size_t done) {
+    if (done < dataset_.size() && progress.due()) progress.show(caching_line(done, dataset_.size(), now() - begun));
+  });
+  progress.end();
 }
 
 void Trainer::queue_step() {
@@ -144,6 +199,7 @@ void Trainer::run(const std::atomic<bool>& stop) {
   for (const std::string& notice : notices_) log.say(notice);
   log.say(text(dataset_.size(), " pictures, ", lora_.lora().modules().size(), " modules of rank ", config_.network_dim,
                ", ", lora_.parameters().numel(), " trainable parameters"));
+  if (family_->device().is_cuda()) log.say(start_.loaded(fs::file_size(config_.pretrained_model_name_or_path)));
   const auto show = [&](bool all) {
     for (const StepResult& result : train_step_->results(all)) log.step(result);
   };
@@ -152,7 +208,9 @@ void Trainer::run(const std::atomic<bool>& stop) {
     queue_step();
     show(steps_done_ == first);
     if (steps_done_ == first) {
-      log.say(memory_by_purpose(family_->device()));
+      start_.lap("first step");
+      log.say(start_.line(dataset_.size()));
+      log.say(memory_by_purpose(family_->device(), peak_before_steps_));
       flame::save_plans();  // a run that is killed has them all by now
     }
     if (config_.sample_every_n_steps && steps_done_ % config_.sample_every_n_steps == 0) {

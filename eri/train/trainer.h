@@ -10,6 +10,7 @@
 #include "eri/train/config.h"
 #include "eri/train/previews.h"
 #include "eri/train/run_state.h"
+#include "eri/train/start_report.h"
 #include "eri/train/train_log.h"
 #include "eri/train/train_step.h"
 #include "flame/optim/adamw.h"
@@ -36,11 +37,14 @@ class Trainer {
   void save_state(const std::filesystem::path& folder) const;  // what `resume` takes
 
  private:
+  void read_pictures_and_encoders(flame::Device device);
+  void encode_all();
   void resume(const std::filesystem::path& folder);
   void queue_step();
   void save(const std::string& name, TrainLog& log) const;  // both, as output_dir/name...
   void draw_previews(TrainLog& log);
 
+  StartReport start_;
   TrainConfig config_;
   std::unique_ptr<Family> family_;
   ImageDataset dataset_;
@@ -57,6 +61,7 @@ class Trainer {
   int64_t steps_done_ = 0;                             // or under way
   std::shared_future<flame::Metadata> base_metadata_;  // names and hashes of the base: read while training starts
   double started_at_;                                  // seconds since 1970
+  size_t peak_before_steps_ = 0;                       // of the device's memory
 };
 
 }  // namespace eri

@@ -51,9 +51,10 @@ Tensor Tensor::arange(int64_t count, DType dtype, Device device) {
   return result.to(device);
 }
 
-Tensor Tensor::borrowed(const void* data, const Shape& shape, DType dtype, std::shared_ptr<const void> owner) {
+Tensor Tensor::borrowed(const void* data, const Shape& shape, DType dtype, std::shared_ptr<const void> owner,
+                        const ByteSource* source) {
   Tensor result;
-  result.buffer_ = borrow(data, static_cast<size_t>(shape.numel()) * size_of(dtype), std::move(owner));
+  result.buffer_ = borrow(data, static_cast<size_t>(shape.numel()) * size_of(dtype), std::move(owner), source);
   result.shape_ = shape;
   result.dtype_ = dtype;
   return result;
@@ -87,7 +88,7 @@ void Tensor::copy_from(const Tensor& source) const {
   require(source.shape_ == shape_ && source.dtype_ == dtype_, "copy_from", "expected ", shape_, " ", dtype_, ", got ",
           source.shape_, " ", source.dtype_);
   require(!frozen(), "copy_from", "this tensor of shape ", shape_, " is frozen");
-  copy_bytes(raw(), device(), source.raw(), source.device(), bytes());
+  copy_bytes(raw(), device(), source.raw(), source.device(), bytes(), source.buffer()->source());
 }
 
 void Tensor::fill(double value) const {

@@ -48,8 +48,10 @@ class Tensor {
   static Tensor from(std::initializer_list<T> values, const Shape& shape, Device device = Device::cpu()) {
     return from(std::vector<T>(values), shape, device);
   }
-  // A read-only tensor over bytes that `owner` keeps alive, such as a mapped file's.
-  static Tensor borrowed(const void* data, const Shape& shape, DType dtype, std::shared_ptr<const void> owner);
+  // A read-only tensor over bytes that `owner` keeps alive, such as a mapped file's; with their source, if they have
+  // one.
+  static Tensor borrowed(const void* data, const Shape& shape, DType dtype, std::shared_ptr<const void> owner,
+                         const ByteSource* source = nullptr);
 
   bool defined() const { return buffer_ != nullptr; }
   const Shape& shape() const { return shape_; }

@@ -171,10 +171,12 @@ std::shared_ptr<Buffer> allocate(size_t bytes, Device device) {
   return std::shared_ptr<Buffer>(new Buffer(data, bytes, device, purpose));
 }
 
-std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner) {
+std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner,
+                               const ByteSource* source) {
   auto* start = static_cast<std::byte*>(const_cast<void*>(data));
   auto buffer = std::shared_ptr<Buffer>(new Buffer(start, bytes, Device::cpu(), Purpose::data));
   buffer->owner_ = std::move(owner);
+  buffer->source_ = source;
   return buffer;
 }
 
@@ -197,13 +199,15 @@ void release_cache([[maybe_unused]] Device device) {
 
 #ifdef FLAME_CUDA
 namespace cuda {
-void copy(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes);
+void copy(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes,
+          const ByteSource* source);
 }
 #endif
 
-void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes) {
+void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes,
+                [[maybe_unused]] const ByteSource* source) {
 #ifdef FLAME_CUDA
-  if (to_device.is_cuda() || from_device.is_cuda()) return cuda::copy(to, to_device, from, from_device, bytes);
+  if (to_device.is_cuda() || from_device.is_cuda()) return cuda::copy(to, to_device, from, from_device, bytes, source);
 #endif
   require(to_device.is_cpu() && from_device.is_cpu(), "copy", "no transfer from ", from_device.name(), " to ",
           to_device.name());

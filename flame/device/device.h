@@ -52,6 +52,14 @@ class PurposeScope {
   Purpose before_;
 };
 
+// Where borrowed bytes can be copied from by several threads, without a page fault for each page of a mapping.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  // Copies the bytes that are mapped at `from`; any thread. Throws naming the file if they cannot be read.
+  virtual void read(std::byte* to, const std::byte* from, size_t bytes) const = 0;
+};
+
 // Bytes on a device, aligned to 64, given back to the device's allocator with the last owner.
 class Buffer {
  public:
@@ -61,6 +69,7 @@ class Buffer {
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
+  const ByteSource* source() const { return source_; }  // of borrowed bytes, or null
 
   // Derived data that lives and dies with these bytes, such as a library's own copy of a frozen weight.
   std::shared_ptr<void>& attachment() { return attachment_; }
@@ -71,7 +80,8 @@ class Buffer {
 
  private:
   friend std::shared_ptr<Buffer> allocate(size_t bytes, Device device);
-  friend std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner);
+  friend std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner,
+                                        const ByteSource* source);
   Buffer(std::byte* data, size_t bytes, Device device, Purpose purpose)
       : data_(data), bytes_(bytes), device_(device), purpose_(purpose) {}
   std::byte* data_;
@@ -81,10 +91,13 @@ class Buffer {
   bool frozen_ = false;
   std::shared_ptr<const void> owner_;  // set where the bytes belong to somebody else, a mapped file for instance
   std::shared_ptr<void> attachment_;
+  const ByteSource* source_ = nullptr;
 };
 
-std::shared_ptr<Buffer> allocate(size_t bytes, Device device);                                      // not initialised
-std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner);  // CPU, read only
+std::shared_ptr<Buffer> allocate(size_t bytes, Device device);  // not initialised
+// CPU, read only; `owner` keeps the bytes and their source.
+std::shared_ptr<Buffer> borrow(const void* data, size_t bytes, std::shared_ptr<const void> owner,
+                               const ByteSource* source = nullptr);
 
 struct MemoryUse {
   size_t current = 0;   // bytes in live buffers
@@ -141,8 +154,11 @@ class LastingScope {
 // 0: all that the card has free.
 void set_memory_limit(Device device, size_t bytes);
 
-// Copies bytes between devices, in the order of the GPU's work; a copy to the CPU has arrived when this returns.
-void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes);
+// Copies bytes between devices, in the order of the GPU's work; a copy to the CPU has arrived when this returns. A GPU
+// is sent them through pinned memory, which several threads fill (from `source`, if there is one), and `from` may
+// change when this returns.
+void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes,
+                const ByteSource* source = nullptr);
 // Waits until a GPU has done all that it was given.
 void synchronize(Device device);
 

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <vector>
 
 #include "flame/core/error.h"
@@ -121,48 +122,86 @@ void at_end(std::function<void()> close) {
 bool tf32() { return tf32_allowed; }
 bool deterministic() { return deterministic_wanted; }
 
-void Uploads::copy(std::byte* to, const std::byte* from, size_t bytes, cudaStream_t stream) {
-  require(!is_capturing(stream), "copy", "a captured step may not read from the CPU");
-  if (bytes <= 1 << 16) return check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
-  const std::lock_guard lock(mutex_);
-  for (size_t done = 0; done < bytes; done += slot_bytes) {
-    Slot& slot = slots_[next_++ % slots_.size()];
-    if (!slot.data) {
-      check(cudaHostAlloc(reinterpret_cast<void**>(&slot.data), slot_bytes, cudaHostAllocPortable));
-      check(cudaEventCreateWithFlags(&slot.sent, cudaEventDisableTiming));
-    } else {
-      check(cudaEventSynchronize(slot.sent));
-    }
-    const size_t count = std::min(slot_bytes, bytes - done);
-    parallel_for(static_cast<int64_t>(count), 1 << 20, [&](int64_t begin, int64_t end) {
-      std::memcpy(slot.data + begin, from + done + begin, static_cast<size_t>(end - begin));
-    });
-    check(cudaMemcpyAsync(to + done, slot.data, count, cudaMemcpyHostToDevice, stream));
-    check(cudaEventRecord(slot.sent, stream));
+void Uploads::send(Device device, Slot& slot, size_t slot_bytes, std::byte* to, const std::byte* from, size_t bytes,
+                   const ByteSource* source) {
+  const cudaStream_t on = stream(device);  // makes the device current on this thread, too
+  if (!slot.data) {
+    check(cudaEventCreateWithFlags(&slot.sent, cudaEventDisableTiming));
+    check(cudaHostAlloc(reinterpret_cast<void**>(&slot.data), slot_bytes, cudaHostAllocPortable));
+  } else {
+    check(cudaEventSynchronize(slot.sent));
   }
+  if (source) {
+    source->read(slot.data, from, bytes);
+  } else {
+    std::memcpy(slot.data, from, bytes);
+  }
+  check(cudaMemcpyAsync(to, slot.data, bytes, cudaMemcpyHostToDevice, on));
+  check(cudaEventRecord(slot.sent, on));
+}
+
+// Each piece has two slots of its own, or one if it fits.
+void Uploads::copy_in_pieces(Device device, std::byte* to, const std::byte* from, size_t bytes,
+                             const ByteSource* source) {
+  constexpr size_t worth_a_thread = size_t{512} << 10, page = 4096;
+  const size_t pieces =
+      std::clamp<size_t>(bytes / worth_a_thread, 1, std::min(static_cast<size_t>(threads()), large_.size() / 2));
+  const size_t slots = bytes > pieces * large_bytes ? 2 : 1, first = next_large_;
+  next_large_ += pieces * slots;
+  const auto begin_of = [&](size_t piece) { return piece == pieces ? bytes : bytes * piece / pieces / page * page; };
+  std::vector<std::exception_ptr> errors(pieces);
+  const auto send_piece = [&](size_t piece) {
+    const size_t end = begin_of(piece + 1);
+    for (size_t done = begin_of(piece), turn = 0; done < end; done += large_bytes, ++turn) {
+      Slot& slot = large_[(first + piece * slots + turn % slots) % large_.size()];
+      send(device, slot, large_bytes, to + done, from + done, std::min(large_bytes, end - done), source);
+    }
+  };
+  parallel_for(static_cast<int64_t>(pieces), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      try {
+        send_piece(static_cast<size_t>(piece));
+      } catch (...) {
+        errors[piece] = std::current_exception();
+      }
+    }
+  });
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+void Uploads::copy(Device device, std::byte* to, const std::byte* from, size_t bytes, const ByteSource* source) {
+  require(!is_capturing(stream(device)), "copy", "a captured step may not read from the CPU");
+  if (bytes == 0) return;
+  const std::lock_guard lock(mutex_);
+  if (bytes > small_bytes) return copy_in_pieces(device, to, from, bytes, source);
+  send(device, small_[next_small_++ % small_.size()], small_bytes, to, from, bytes, source);
 }
 
 void Uploads::close() {
-  for (Slot& slot : slots_) {
-    if (!slot.data) continue;
-    cudaEventDestroy(slot.sent);
-    cudaFreeHost(slot.data);
-  }
+  const auto free_all = [](auto& slots) {
+    for (Slot& slot : slots) {
+      if (!slot.data) continue;
+      cudaEventDestroy(slot.sent);
+      cudaFreeHost(slot.data);
+    }
+  };
+  free_all(small_);
+  free_all(large_);
 }
 
 // Between the GPU and another device; the CPU to itself is not its business.
-void copy(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes) {
-  if (from_device.is_cpu()) {
-    DeviceState& on = state(to_device);
-    return on.uploads.copy(to, from, bytes, on.main);
-  }
-  const cudaStream_t source = stream(from_device);
+void copy(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes,
+          const ByteSource* source) {
+  if (from_device.is_cpu()) return state(to_device).uploads.copy(to_device, to, from, bytes, source);
+  const cudaStream_t here = stream(from_device);
   if (to_device.is_cpu()) {
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, source));
-    return check(cudaStreamSynchronize(source));
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, here));
+    return check(cudaStreamSynchronize(here));
   }
-  if (to_device == from_device) return check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, source));
-  check(cudaStreamSynchronize(source));
+  if (to_device == from_device) return check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, here));
+  check(cudaStreamSynchronize(here));
   const cudaStream_t target = stream(to_device);
   check(cudaMemcpyPeerAsync(to, to_device.index(), from, from_device.index(), bytes, target));
   check(cudaStreamSynchronize(target));

@@ -37,21 +37,27 @@ class Allocator {
   MemoryUse use_;
 };
 
-// Pinned buffers through which bytes from pageable memory reach the card while the next ones are being read.
+// Pinned memory through which bytes reach the card while the next ones are being read, by several threads. The copies
+// are in the order of the stream; who asks for one waits only for the reading, and for a slot that was used long ago.
 class Uploads {
  public:
-  void copy(std::byte* to, const std::byte* from, size_t bytes, cudaStream_t stream);
+  void copy(Device device, std::byte* to, const std::byte* from, size_t bytes, const ByteSource* source);
   void close();
 
  private:
-  static constexpr size_t slot_bytes = size_t{8} << 20;
   struct Slot {
     std::byte* data = nullptr;
     cudaEvent_t sent = nullptr;
   };
+  static constexpr size_t small_bytes = size_t{64} << 10, large_bytes = size_t{2} << 20;
+  static void send(Device device, Slot& slot, size_t slot_bytes, std::byte* to, const std::byte* from, size_t bytes,
+                   const ByteSource* source);
+  void copy_in_pieces(Device device, std::byte* to, const std::byte* from, size_t bytes, const ByteSource* source);
+
   std::mutex mutex_;
-  std::array<Slot, 4> slots_;
-  size_t next_ = 0;
+  std::array<Slot, 64> small_;
+  std::array<Slot, 32> large_;
+  size_t next_small_ = 0, next_large_ = 0;
 };
 
 struct DeviceState {

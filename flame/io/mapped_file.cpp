@@ -32,18 +32,42 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     mapped = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file, 0);
   }
   const int map_error = errno;
-  ::close(file);
+  if (mapped == MAP_FAILED) ::close(file);
   if (error) fail_open(path, error);
   if (S_ISDIR(status.st_mode)) fail("cannot open ", path.string(), ": it is a folder, a file was expected");
   if (!S_ISREG(status.st_mode)) fail("cannot open ", path.string(), ": it is not a regular file");
   if (status.st_size == 0) return;
   if (mapped == MAP_FAILED) fail_open(path, map_error);
+  file_ = file;
   data_ = static_cast<std::byte*>(mapped);
   bytes_ = static_cast<size_t>(status.st_size);
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(data_, bytes_);
+  if (!data_) return;
+  ::munmap(data_, bytes_);
+  ::close(file_);
+}
+
+void MappedFile::read(std::byte* to, const std::byte* from, size_t bytes) const {
+  const auto begin = static_cast<size_t>(from - data_);
+  for (size_t done = 0; done < bytes;) {
+    const ssize_t count = ::pread(file_, to + done, bytes - done, static_cast<off_t>(begin + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0)
+      fail("cannot read ", path_.string(), " at byte ", begin + done, ": ", std::generic_category().message(errno),
+           "; check the disk, or copy the file to another one");
+    if (count == 0)
+      fail(path_.string(), " ends at byte ", begin + done, ", it had ", bytes_,
+           " when it was opened: it was cut off since; copy or download it again");
+    done += static_cast<size_t>(count);
+  }
+}
+
+void MappedFile::read_ahead(std::stop_token stop) const {
+  constexpr size_t piece = size_t{32} << 20;
+  for (size_t begin = 0; begin < bytes_ && !stop.stop_requested(); begin += piece)
+    ::posix_fadvise(file_, static_cast<off_t>(begin), piece, POSIX_FADV_WILLNEED);
 }
 
 }  // namespace flame

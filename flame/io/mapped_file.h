@@ -2,15 +2,18 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <stop_token>
 #include <string_view>
+
+#include "flame/device/device.h"
 
 namespace flame {
 
 // A regular file mapped into memory, read only. Opening throws an Error that names the file and the reason.
-class MappedFile {
+class MappedFile : public ByteSource {
  public:
   explicit MappedFile(const std::filesystem::path& path);
-  ~MappedFile();
+  ~MappedFile() override;
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
@@ -18,9 +21,13 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   std::string_view view() const { return {reinterpret_cast<const char*>(data_), bytes_}; }
+  void read(std::byte* to, const std::byte* from, size_t bytes) const override;
+  // Has the system read the file from its disk into its cache, from begin to end: returns once the last read has begun.
+  void read_ahead(std::stop_token stop) const;
 
  private:
   std::filesystem::path path_;
+  int file_ = -1;
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
 };

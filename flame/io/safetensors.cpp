@@ -27,6 +27,7 @@ const Metadata& SafetensorsFile::metadata() const { return mapping_->header.meta
 bool SafetensorsFile::contains(const std::string& name) const { return entries().contains(name); }
 const std::byte* SafetensorsFile::data() const { return mapping_->data(); }
 size_t SafetensorsFile::data_bytes() const { return mapping_->file.bytes() - mapping_->header.data_begin; }
+void SafetensorsFile::read_ahead(std::stop_token stop) const { mapping_->file.read_ahead(std::move(stop)); }
 
 Tensor SafetensorsFile::tensor(const std::string& name) const {
   const auto found = entries().find(name);
@@ -44,7 +45,7 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
     if (!valid) fail(path().string(), ": tensor '", name, "' is BOOL and holds bytes other than 0 and 1");
   }
   if (reinterpret_cast<uintptr_t>(bytes) % size_of(entry.dtype) == 0) {
-    return Tensor::borrowed(bytes, entry.shape, entry.dtype, mapping_);
+    return Tensor::borrowed(bytes, entry.shape, entry.dtype, mapping_, &mapping_->file);
   }
   const Tensor copy = Tensor::empty(entry.shape, entry.dtype);
   std::copy_n(bytes, entry.bytes, copy.raw());

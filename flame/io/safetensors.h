@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <string_view>
 
@@ -34,6 +35,7 @@ class SafetensorsFile {
   Tensor tensor(const std::string& name) const;
   const std::byte* data() const;  // the data section
   size_t data_bytes() const;
+  void read_ahead(std::stop_token stop) const;  // see MappedFile
 
  private:
   struct Mapping;

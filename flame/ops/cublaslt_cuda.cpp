@@ -254,6 +254,16 @@ CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& product, 
   return plan;
 }
 
+void CublasLt::warm_up() {
+  constexpr int64_t side = 64;
+  auto* const nowhere = reinterpret_cast<std::byte*>(uintptr_t{256});  // an address that is aligned, and not used
+  const Matrix square = {nowhere, DType::bf16, side, side, side};
+  const Product product = {square, square, square, square, false, true, 1, 0, nullptr};
+  const std::lock_guard lock(mutex_);
+  Plan plan = {operation(product), layout(square, 1), layout(square, 1), layout(square, 1), layout(square, 1)};
+  search(stream(device_), product, plan, false);
+}
+
 bool CublasLt::run(cudaStream_t stream, const Product& product) {
   const Key key = key_of(product);
   const std::lock_guard lock(mutex_);

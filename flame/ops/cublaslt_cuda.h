@@ -33,6 +33,7 @@ class CublasLt {
   CublasLt& operator=(const CublasLt&) = delete;
 
   bool run(cudaStream_t stream, const Product& product);  // false where the library has no algorithm for it
+  void warm_up();                                         // asks it for an algorithm, which makes it ready
 
  private:
   static constexpr size_t workspace_bytes = size_t{8}

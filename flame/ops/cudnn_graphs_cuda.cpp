@@ -304,6 +304,19 @@ const std::string& convolution(Device device, Pass pass, const Convolution& conv
   return run(device, problem);
 }
 
+void warm_up(Device device) {
+  stream(device);  // makes the device current
+  Library& library = cudnn::library(device);
+  Problem problem;
+  problem.describe = [](Graph& graph) {
+    set_types(graph, DType::bf16);
+    describe(graph, forward, {.x = {1, 16, 16, 64}, .weight = {64, 3, 3, 64}, .stride = 1, .padding = 1});
+  };
+  problem.most_workspace = INT64_MAX;
+  const std::lock_guard lock(library.mutex);
+  build(library, problem, false, device);
+}
+
 // --- attention ---
 
 namespace {

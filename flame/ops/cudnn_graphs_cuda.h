@@ -9,6 +9,9 @@
 // plan (the first one in a captured graph or where results must repeat); plans are kept in flame/device/plan_cache.h.
 namespace flame::cuda::cudnn {
 
+// Opens the library and has it choose a plan, without running it.
+void warm_up(Device device);
+
 enum class Pass { forward, input_gradient, weight_gradient };
 
 // One pass of a convolution: x, weight, bias (forward; or null) and y are dense, of one dtype, at addresses that 16

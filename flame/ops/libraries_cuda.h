@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "flame/device/device.h"
+
 // NVIDIA's libraries that the ops open when they first need them.
 namespace flame::cuda {
 
@@ -9,5 +11,9 @@ namespace flame::cuda {
 // where the library cannot be opened.
 std::string cublaslt_version();
 std::string cudnn_version();
+
+// Opens them and has them choose a plan, without running anything: what takes seconds at the first use, for another
+// thread to do meanwhile.
+void open_libraries(Device device);
 
 }  // namespace flame::cuda

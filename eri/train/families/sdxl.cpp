@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <optional>
+#include <thread>
 
 #include "eri/diffusion/noise_schedule.h"
 #include "eri/lora/sdxl_lora.h"
@@ -15,45 +17,65 @@ namespace {
 
 using flame::Shape;
 
+std::jthread reader_of(flame::SafetensorsFile file) {
+  return std::jthread([file = std::move(file)](const std::stop_token& stop) { file.read_ahead(stop); });
+}
+
 class Sdxl : public Family {
  public:
   Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype)
-      : path_(checkpoint.path()),
-        device_(device),
+      : device_(device),
         prediction_(checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
         schedule_(checkpoint.zero_terminal_snr(), device),
         denoiser_(schedule_, prediction_),
-        unet_(UNet::from_safetensors(checkpoint.path(), device, dtype)),
+        checkpoint_(checkpoint),
+        dtype_(dtype),
+        read_ahead_(device.is_cpu() ? std::jthread() : reader_of(checkpoint.file())),
+        unet_size_multiple_(UNet::size_multiple(flame::Scope(*checkpoint.unet(), dtype, device))),
         vae_(load_vae()),
         text_(TextEncoders::from_safetensors(checkpoint.path(), device, dtype)) {}
 
   Conditioning encode_text(const std::vector<std::string>& captions,
                            const std::vector<SizeConditioning>& sizes) const override {
-    const TextConditioning text = text_->encode(captions);
+    const TextConditioning encoded = text().encode(captions);
+    return {encoded.context, encoded.pooled, time_ids(sizes).to(device_)};
+  }
+
+  Tensor time_ids(const std::vector<SizeConditioning>& sizes) const override {
     std::vector<float> ids;
     for (const SizeConditioning& size : sizes) {
       for (int64_t id : {size.original_height, size.original_width, size.crop_top, size.crop_left, size.target_height,
                          size.target_width})
         ids.push_back(static_cast<float>(id));
     }
-    return {text.context, text.pooled,
-            Tensor::from(ids, {static_cast<int64_t>(sizes.size()), 6}, text.context.device())};
+    return Tensor::from(ids, {std::ssize(sizes), 6});
   }
 
   Tensor encode_pictures(const Tensor& pixels, const Tensor& noise) const override {
-    return vae_->encode(pixels.to(device_), noise.to(device_));
+    return vae().encode(pixels.to(device_), noise.to(device_));
   }
 
   Shape latent_shape(int64_t batch, int64_t height, int64_t width) const override {
-    const int64_t multiple = vae_->size_multiple();
-    return {batch, vae_->latent_channels(), height / multiple, width / multiple};
+    const int64_t multiple = vae().size_multiple();
+    return {batch, vae().latent_channels(), height / multiple, width / multiple};
   }
 
-  int64_t size_multiple() const override { return vae_->size_multiple() * unet_.size_multiple(); }
+  // A GPU is busy with one picture of 1024 x 1024; the CPU shares one among its threads.
+  size_t pictures_at_once(int64_t height, int64_t width) const override {
+    constexpr int64_t most = 8, pixels = 1024 * 1024;
+    return device_.is_cpu() ? 1 : static_cast<size_t>(std::clamp<int64_t>(pixels / (height * width), 1, most));
+  }
+  size_t captions_at_once() const override { return device_.is_cpu() ? 1 : 16; }
+
+  int64_t size_multiple() const override { return vae().size_multiple() * unet_size_multiple_; }
 
   void release_encoders() override {
     vae_.reset();
     text_.reset();
+  }
+
+  void load_network() override {
+    if (!unet_) unet_.emplace(UNet::from_safetensors(checkpoint_.path(), device_, dtype_));
   }
 
   flame::Device device() const override { return device_; }
@@ -68,16 +90,16 @@ class Sdxl : public Family {
   }
 
   size_t tokens_cut(const std::string& caption) const override {
-    return ClipTokenizer::frame(text_->tokenizer.encode(caption), ClipTokenizer::kPadL).cut;
+    return ClipTokenizer::frame(text().tokenizer.encode(caption), ClipTokenizer::kPadL).cut;
   }
 
-  LoraTargets trained_targets() const override { return lora_targets(unet_, LoraPart::unet); }
+  LoraTargets trained_targets() const override { return lora_targets(unet(), LoraPart::unet); }
 
-  LoraTargets all_targets() const override { return sdxl_lora_targets(unet_, text_->clip_l, text_->clip_g); }
+  LoraTargets all_targets() const override { return sdxl_lora_targets(unet(), text().clip_l, text().clip_g); }
 
-  bool can_fuse() const override { return unet_.can_fuse(); }
-  void fuse(MemoryPolicy policy) override { unet_.fuse(policy); }
-  void refresh() const override { unet_.refresh(); }
+  bool can_fuse() const override { return unet().can_fuse(); }
+  void fuse(MemoryPolicy policy) override { unet_->fuse(policy); }
+  void refresh() const override { unet().refresh(); }
 
   Tensor loss_weights(double min_snr_gamma) const override {
     if (min_snr_gamma == 0) return {};
@@ -85,7 +107,7 @@ class Sdxl : public Family {
   }
 
   Tensor predict(const Tensor& x, const Tensor& timesteps, const Conditioning& condition) const override {
-    return unet_(x, timesteps, condition.context, condition.pooled, condition.time_ids);
+    return unet()(x, timesteps, condition.context, condition.pooled, condition.time_ids);
   }
 
   Tensor loss(const Tensor& latents, const Tensor& noise, const Tensor& timesteps, const Conditioning& condition,
@@ -103,14 +125,29 @@ class Sdxl : public Family {
   int64_t timesteps() const override { return NoiseSchedule::steps; }
 
  private:
-  VAE load_vae() const { return VAE::from_safetensors(path_, device_); }
+  VAE load_vae() const { return VAE::from_safetensors(checkpoint_.path(), device_); }
+  const UNet& unet() const {
+    flame::require(unet_.has_value(), "Sdxl", "the UNet is not there: call load_network() before");
+    return *unet_;
+  }
+  const VAE& vae() const {
+    flame::require(vae_.has_value(), "Sdxl", "the autoencoder was released: ask before release_encoders()");
+    return *vae_;
+  }
+  const TextEncoders& text() const {
+    flame::require(text_.has_value(), "Sdxl", "the text encoders were released: ask before release_encoders()");
+    return *text_;
+  }
 
-  std::filesystem::path path_;
   flame::Device device_;
   Prediction prediction_;
   NoiseSchedule schedule_;
   Denoiser denoiser_;
-  UNet unet_;
+  Checkpoint checkpoint_;
+  flame::DType dtype_;
+  std::jthread read_ahead_;  // the UNet comes off the disk while pictures are encoded
+  int64_t unet_size_multiple_;
+  std::optional<UNet> unet_;
   std::optional<VAE> vae_;
   std::optional<TextEncoders> text_;
 };
