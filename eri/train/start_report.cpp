@@ -36,12 +36,12 @@ std::string StartReport::line(size_t pictures) const {
   std::string line = "start:";
   double all = 0;
   for (const auto& [name, seconds] : parts_) {
-    line += (all > 0 ? ", " : " ") + name + formatted(" %.1f s", seconds);
+    line += (all > 0 ? ", " : " ") + name + formatted(" %.2f s", seconds);
     if (name == "caching")
       line += formatted(" (%zu pictures, %.1f a second)", pictures, static_cast<double>(pictures) / seconds);
     all += seconds;
   }
-  return line + formatted("; %.1f s in all", all);
+  return line + formatted("; %.2f s in all", all);
 }
 
 std::string StartReport::loaded(size_t bytes) const {

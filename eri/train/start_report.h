@@ -14,7 +14,7 @@ class StartReport {
   void lap(const std::string& part);
   double seconds(const std::string& part) const;
 
-  // "start: model 0.9 s, caching 1.2 s (24 pictures, 20.0 a second), first step 1.8 s; 3.9 s in all"
+  // "start: model 0.91 s, caching 1.20 s (24 pictures, 20.0 a second), first step 1.82 s; 3.93 s in all"
   std::string line(size_t pictures) const;
   // "loaded 6.94 GB in 0.41 s (16.9 GB/s)", of the part "model"
   std::string loaded(size_t bytes) const;
