@@ -97,11 +97,11 @@ class FusedBlock {
   FusedBlock(const TransformerBlock& block, int64_t text_column, DType dtype)
       : qkv_({block.self().q(), block.self().k(), block.self().v()}, dtype, block.norm1().weight(),
              block.norm1().bias()),
-        out1_({block.self().out()}, dtype),
+        out1_({block.self().out()}, dtype, {}, {}, true),
         q2_({block.cross().q()}, dtype, block.norm2().weight(), block.norm2().bias()),
-        out2_({block.cross().out()}, dtype),
+        out2_({block.cross().out()}, dtype, {}, {}, true),
         ff_in_({block.feed_forward().in()}, dtype, block.norm3().weight(), block.norm3().bias()),
-        ff_out_({block.feed_forward().out()}, dtype),
+        ff_out_({block.feed_forward().out()}, dtype, {}, {}, true),
         width_(qkv_.in()),
         text_column_(text_column) {}
 
@@ -312,7 +312,7 @@ class FusedBlock {
 class FusedTransformer {
  public:
   FusedTransformer(const SpatialTransformer& transformer, int64_t text_column, DType dtype)
-      : proj_in_({transformer.proj_in()}, dtype), proj_out_({transformer.proj_out()}, dtype) {
+      : proj_in_({transformer.proj_in()}, dtype), proj_out_({transformer.proj_out()}, dtype, {}, {}, true) {
     for (const TransformerBlock& block : transformer.blocks()) {
       blocks_.emplace_back(block, text_column, dtype);
       text_column += 2 * proj_in_.in();

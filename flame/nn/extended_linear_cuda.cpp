@@ -7,11 +7,13 @@ namespace {
 
 constexpr int64_t k_multiple = 64;  // products whose K is not slow down by a fifth
 
-int64_t padded(int64_t rank) { return rank ? (rank + 1 + k_multiple - 1) / k_multiple * k_multiple : 0; }
+// Columns for this rank and the bias.
+int64_t padded(int64_t rank) { return (rank + 1 + k_multiple - 1) / k_multiple * k_multiple; }
 
 }  // namespace
 
-ExtendedLinear::ExtendedLinear(const std::vector<Linear>& layers, DType dtype, const Tensor& gain, const Tensor& shift)
+ExtendedLinear::ExtendedLinear(const std::vector<Linear>& layers, DType dtype, const Tensor& gain, const Tensor& shift,
+                               bool with_residual)
     : in_(layers.front().in()), device_(layers.front().weight().device()), dtype_(dtype) {
   PurposeScope purpose(Purpose::weights);
   if (gain.defined()) gain_ = cast(gain, DType::f32), shift_ = cast(shift, DType::f32);
@@ -27,8 +29,8 @@ ExtendedLinear::ExtendedLinear(const std::vector<Linear>& layers, DType dtype, c
     }
     out_ += layer.out();
   }
-  extra_ = padded(rank_);
-  matrix_ = Tensor::zeros({out_ + extra_, in_ + extra_}, dtype, device_);
+  extra_ = rank_ || with_residual ? padded(rank_) : 0;
+  matrix_ = Tensor::zeros({out_ + low_rows(), in_ + extra_}, dtype, device_);
   constants_ = Tensor::zeros({extra_ ? extra_ : out_}, dtype, device_);
   int64_t row = 0;
   for (const Linear& layer : layers) {
@@ -58,16 +60,20 @@ void ExtendedLinear::forward(const Extended& x, const Matrix& y, const Matrix* r
   if (!extra_)
     return product(device_, on, x.main(), false, block(0, 0, out_, in_), true, y,
                    {.residual = residual, .bias = constants_.raw()});
-  product(device_, on, x.main(), false, block(out_, 0, extra_, in_), true, x.part(in_, extra_),
-          {.bias = constants_.raw()});
+  if (rank_)
+    product(device_, on, x.main(), false, block(out_, 0, extra_, in_), true, x.part(in_, extra_),
+            {.bias = constants_.raw()});
+  else
+    fill_rows(on, constants_, x.part(in_, extra_));
   product(device_, on, x.part(0, in_ + extra_), false, block(0, 0, out_, in_ + extra_), true, y,
           {.residual = residual});
 }
 
 void ExtendedLinear::backward(const Extended& dy, const Matrix* dx) const {
   const cudaStream_t on = stream(device_);
-  if (extra_) product(device_, on, dy.main(), false, block(0, in_, out_, extra_), false, dy.part(out_, extra_), {});
-  if (dx) product(device_, on, dy.part(0, out_ + extra_), false, block(0, 0, out_ + extra_, in_), false, *dx, {});
+  if (rank_) product(device_, on, dy.main(), false, block(0, in_, out_, extra_), false, dy.part(out_, extra_), {});
+  const int64_t rows = out_ + low_rows();
+  if (dx) product(device_, on, dy.part(0, rows), false, block(0, 0, rows, in_), false, *dx, {});
 }
 
 void ExtendedLinear::add_gradients(const Extended& x, const Extended& dy, GradientMap& gradients,

@@ -35,13 +35,17 @@ struct Extended {
 // so that the low-rank terms ride along as a few more columns of the large products (K is padded to a multiple of 64).
 // After a LayerNorm the layer can take its affine map in: W diag(gain), A diag(gain), b + W shift, c = A shift; it then
 // sees the normalised x itself. Layers give up their own weights: this is the only copy.
+//
+// Without adapters there is no t, and the bias is the products' own, but not `with_residual`: cuBLASLt rounds again and
+// again on its way where it adds both.
 class ExtendedLinear {
  public:
-  ExtendedLinear(const std::vector<Linear>& layers, DType dtype, const Tensor& gain = {}, const Tensor& shift = {});
+  ExtendedLinear(const std::vector<Linear>& layers, DType dtype, const Tensor& gain = {}, const Tensor& shift = {},
+                 bool with_residual = false);
 
   int64_t in() const { return in_; }
   int64_t out() const { return out_; }
-  int64_t extra() const { return extra_; }  // columns behind x, and behind dy; 0 without adapters
+  int64_t extra() const { return extra_; }  // columns behind x, and behind dy
   bool trains() const { return !parts_.empty(); }
   bool wants_gradients() const;  // an adapter is a leaf of the current tape's
 
@@ -60,6 +64,7 @@ class ExtendedLinear {
     Adapter adapter;
     int64_t first_row, out, first_rank, rank;
   };
+  int64_t low_rows() const { return rank_ ? extra_ : 0; }  // [A | 0]
   Matrix block(int64_t row, int64_t column, int64_t rows, int64_t columns) const;
   const float* gain() const { return gain_.defined() ? gain_.data<float>() : nullptr; }
   const float* shift() const { return shift_.defined() ? shift_.data<float>() : nullptr; }
@@ -68,8 +73,8 @@ class ExtendedLinear {
   Device device_;
   DType dtype_;
   Tensor gain_, shift_;  // f32 [in], or none
-  Tensor matrix_;        // [out + extra, in + extra]
-  Tensor constants_;     // [extra]: what t has besides x A'; or without adapters the bias [out]
+  Tensor matrix_;        // [out + low_rows, in + extra]
+  Tensor constants_;     // [extra]: what x's extra columns have besides x A'; or where there are none the bias [out]
   std::vector<Part> parts_;
 };
 

@@ -188,6 +188,12 @@ __global__ void place_bias_kernel(const T* weight, const T* bias, const float* s
   if (threadIdx.x % warp == 0) to[o * pitch] = T(sum + (bias ? static_cast<float>(bias[o]) : 0.0f));
 }
 
+// Eight columns a thread, of two bytes each.
+__global__ void fill_rows_kernel(const uint4* row, std::byte* to, int64_t rows, int packs, int64_t pitch_bytes) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < rows * packs) *reinterpret_cast<uint4*>(to + i / packs * pitch_bytes + i % packs * 16) = row[i % packs];
+}
+
 unsigned row_blocks(int64_t rows) { return static_cast<unsigned>((rows + warps - 1) / warps); }
 
 }  // namespace
@@ -256,6 +262,18 @@ void place_bias(Device device, const Tensor& weight, const Tensor& bias, const f
         weight.data<T>(), bias.defined() ? bias.data<T>() : nullptr, shift, reinterpret_cast<T*>(to), weight.dim(0),
         weight.dim(1), pitch);
   });
+  check_launch();
+}
+
+void fill_rows(cudaStream_t stream, const Tensor& row, const Matrix& to) {
+  require(size_of(to.dtype) == 2 && to.columns % 64 == 0 && row.shape() == Shape{to.columns} && to.pitch % 8 == 0,
+          "fill_rows", "expected a row of a multiple of 64 columns of 2 bytes, got ", row.shape(), " ", to.dtype);
+  if (to.rows == 0) return;
+  constexpr int threads = 256;
+  const auto packs = static_cast<int>(to.columns / 8);
+  const auto blocks = static_cast<unsigned>((to.rows * packs + threads - 1) / threads);
+  fill_rows_kernel<<<blocks, threads, 0, stream>>>(reinterpret_cast<const uint4*>(row.raw()), to.data, to.rows, packs,
+                                                   to.pitch * 2);
   check_launch();
 }
 

@@ -50,6 +50,8 @@ void place_weight(Device device, const Tensor& weight, const float* gain, const 
 void place_bias(Device device, const Tensor& weight, const Tensor& bias, const float* shift, std::byte* to,
                 int64_t pitch);
 
+// Makes every row of `to`, of a multiple of 64 columns, this one, in f16 or bf16.
+void fill_rows(cudaStream_t stream, const Tensor& row, const Matrix& to);
 // Copies rows between pitches.
 void copy_rows(cudaStream_t stream, const Matrix& from, const Matrix& to);
 
