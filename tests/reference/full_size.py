@@ -82,7 +82,7 @@ class Models:
                       up_block_types=("UpDecoderBlock2D",) * len(channels), layers_per_block=sizes["num_res_blocks"],
                       latent_channels=sizes["z_channels"], scaling_factor=sizes["scale"])
         state = single_file_utils.convert_ldm_vae_checkpoint(self.read("first_stage_model."), config)
-        return self.filled(AutoencoderKL(**config), state)
+        return self.filled(lambda: AutoencoderKL(**config), state)
 
     def clip(self, which):
         sizes = self.clip_sizes[which]
@@ -92,19 +92,20 @@ class Models:
             projection_dim=sizes["width"], bos_token_id=START, eos_token_id=END)
         if which == "l":
             prefix = "conditioner.embedders.0.transformer."
-            model, state = CLIPTextModel(config), single_file_utils.convert_ldm_clip_checkpoint(self.read(prefix))
-        else:
-            prefix = "conditioner.embedders.1.model."
-            model = CLIPTextModelWithProjection(config)
-            state = single_file_utils.convert_open_clip_checkpoint(model, self.read(prefix), prefix)
-        return self.filled(model, state)
+            state = single_file_utils.convert_ldm_clip_checkpoint(self.read(prefix))
+            return self.filled(lambda: CLIPTextModel(config), state)
+        prefix = "conditioner.embedders.1.model."
+        state = single_file_utils.convert_open_clip_checkpoint(None, self.read(prefix), prefix)
+        return self.filled(lambda: CLIPTextModelWithProjection(config), state)
 
-    def filled(self, model, state):
+    def filled(self, make, state):
+        with self.device:  # a GPU is quicker with the values that are replaced next
+            model = make()
         state = {name: value for name, value in state.items() if not name.endswith("position_ids")}
         if not any(name.startswith("text_model.") for name in model.state_dict()):  # transformers since 5.x
             state = {name.removeprefix("text_model."): value for name, value in state.items()}
         model.load_state_dict(state, strict=True)
-        return model.to(self.device).requires_grad_(False).eval()
+        return model.requires_grad_(False).eval()
 
 
 # --- Cases ---
