@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "flame/nn/scope.h"
+#include "flame/ops/conv.h"
 
 namespace flame {
 
@@ -46,7 +47,8 @@ class Linear {
 
 struct ConvSizes {
   int64_t in = any_size, out = any_size, kernel = any_size;
-  int stride = 1, padding = 0;
+  int stride = 1;
+  Padding padding = 0;
   Bias bias = Bias::required;
 };
 
@@ -54,7 +56,7 @@ struct ConvSizes {
 class Conv2d {
  public:
   Conv2d(const Scope& scope, const ConvSizes& sizes);
-  explicit Conv2d(const Scope& scope, int stride = 1, int padding = 0)
+  explicit Conv2d(const Scope& scope, int stride = 1, Padding padding = 0)
       : Conv2d(scope, {.stride = stride, .padding = padding, .bias = Bias::if_there}) {}
   Tensor operator()(const Tensor& x) const;
   int64_t in() const { return state_->weight.dim(3); }
@@ -62,11 +64,15 @@ class Conv2d {
   int kernel() const { return static_cast<int>(state_->weight.dim(1)); }
   std::optional<Adapter>& adapter() const { return state_->adapter; }
   Tensor& weight() const { return state_->weight; }  // [out, kh, kw, in]
+  const Tensor& bias() const { return state_->bias; }
+  int stride() const { return state_->stride; }
+  Padding padding() const { return state_->padding; }
 
  private:
   struct State {
     Tensor weight, bias;
-    int stride, padding;
+    int stride;
+    Padding padding;
     std::optional<Adapter> adapter;
   };
   std::shared_ptr<State> state_;
@@ -90,6 +96,10 @@ class GroupNorm {
   GroupNorm(const Scope& scope, float eps, int64_t channels = any_size, int groups = 32);
   Tensor operator()(const Tensor& x) const;
   Tensor silu(const Tensor& x) const;  // silu(norm(x)) in one pass
+  const Tensor& weight() const { return weight_; }
+  const Tensor& bias() const { return bias_; }
+  int groups() const { return groups_; }
+  float eps() const { return eps_; }
 
  private:
   Tensor weight_, bias_;

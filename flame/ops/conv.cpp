@@ -1,5 +1,8 @@
 #include "flame/ops/conv.h"
 
+#include <algorithm>
+#include <ostream>
+
 #include "flame/autograd/tape.h"
 #include "flame/ops/conv_kernels.h"
 #include "flame/ops/layout.h"
@@ -9,13 +12,20 @@
 
 namespace flame {
 
-Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, int stride, int padding) {
+std::ostream& operator<<(std::ostream& out, const Padding& padding) {
+  const auto [top, left, bottom, right] = padding;
+  if (padding == Padding(top)) return out << top;
+  return out << "(" << top << ", " << left << ", " << bottom << ", " << right << ")";
+}
+
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, int stride, Padding padding) {
   constexpr const char* op = "conv2d";
   require_same(op, x, weight);
   require(is_floating(x.dtype()), op, "expected a floating dtype, got ", x.dtype());
   require(x.rank() == 4 && weight.rank() == 4 && x.dim(3) == weight.dim(3), op, "input ", x.shape(),
           " does not fit weight ", weight.shape(), ": expected [N, H, W, C] and [out, kh, kw, C]");
-  require(stride >= 1 && padding >= 0, op, "expected stride >= 1 and padding >= 0, got ", stride, " and ", padding);
+  require(stride >= 1 && std::min({padding.top, padding.left, padding.bottom, padding.right}) >= 0, op,
+          "expected stride >= 1 and padding >= 0, got ", stride, " and ", padding);
   if (bias.defined()) {
     require_same(op, x, bias);
     require(bias.shape() == Shape{weight.dim(0)}, op, "expected a bias [", weight.dim(0), "], got ", bias.shape());

@@ -32,7 +32,8 @@ Plan make_plan(const Convolution& conv, Pass pass, bool has_bias, int threads) {
   const memory::desc x = channels_last(conv.x), y = channels_last(conv.result()), plain = channels_last(conv.weight);
   const memory::desc any(plain.dims(), f32, memory::format_tag::any);
   const memory::desc bias = has_bias ? memory::desc({conv.weight[0]}, f32, memory::format_tag::a) : memory::desc();
-  const memory::dims strides(2, conv.stride), padding(2, conv.padding);
+  const auto [top, left, bottom, right] = conv.padding;
+  const memory::dims strides(2, conv.stride), before = {top, left}, after = {bottom, right};
   const auto direct = dnnl::algorithm::convolution_direct;
   dnnl::engine& engine = onednn::engine();
   const auto reorder = [&](const memory::desc& from, const memory::desc& to) {
@@ -40,7 +41,7 @@ Plan make_plan(const Convolution& conv, Pass pass, bool has_bias, int threads) {
   };
 
   const dnnl::convolution_forward::primitive_desc forward(
-      {dnnl::prop_kind::forward_training, direct, x, any, bias, y, strides, padding, padding}, engine);
+      {dnnl::prop_kind::forward_training, direct, x, any, bias, y, strides, before, after}, engine);
   if (pass == Pass::forward) {
     const memory::desc blocked = forward.weights_desc();
     std::vector<std::pair<int, memory::desc>> operands = {
@@ -52,8 +53,8 @@ Plan make_plan(const Convolution& conv, Pass pass, bool has_bias, int threads) {
             forward.impl_info_str()};
   }
   if (pass == Pass::input_gradient) {
-    const dnnl::convolution_backward_data::primitive_desc backward({direct, x, any, y, strides, padding, padding},
-                                                                   engine, forward);
+    const dnnl::convolution_backward_data::primitive_desc backward({direct, x, any, y, strides, before, after}, engine,
+                                                                   forward);
     const memory::desc blocked = backward.weights_desc();
     return {{dnnl::convolution_backward_data(backward),
              threads,
@@ -62,8 +63,8 @@ Plan make_plan(const Convolution& conv, Pass pass, bool has_bias, int threads) {
             reorder(plain, blocked),
             backward.impl_info_str()};
   }
-  const dnnl::convolution_backward_weights::primitive_desc backward({direct, x, any, y, strides, padding, padding},
-                                                                    engine, forward);
+  const dnnl::convolution_backward_weights::primitive_desc backward({direct, x, any, y, strides, before, after}, engine,
+                                                                    forward);
   const memory::desc blocked = backward.diff_weights_desc();
   return {{dnnl::convolution_backward_weights(backward),
            threads,
@@ -76,7 +77,9 @@ Plan make_plan(const Convolution& conv, Pass pass, bool has_bias, int threads) {
 Plan& plan_for(const Convolution& conv, Pass pass, bool has_bias) {
   const double operations = 2.0 * static_cast<double>(conv.result().numel() * conv.weight.numel(1, 4));
   const int threads = onednn::threads_for(operations);
-  const onednn::Key key = {conv.x, conv.weight, {static_cast<int>(pass), conv.stride, conv.padding, has_bias, threads}};
+  const auto [top, left, bottom, right] = conv.padding;
+  const onednn::Key key = {
+      conv.x, conv.weight, {static_cast<int>(pass), conv.stride, top, left, bottom, right, has_bias, threads}};
   static thread_local onednn::Cache<Plan> plans;
   auto found = plans.find(key);
   if (found == plans.end()) found = plans.emplace(key, make_plan(conv, pass, has_bias, threads)).first;
@@ -108,7 +111,7 @@ void conv2d(const Convolution& conv, const Tensor& x, const Tensor& weight, cons
   const Tensor from = as_f32(x), offset = as_f32(bias);
   write_as_f32(y, [&](const Tensor& to) {
     if (use_winograd(conv, weight))
-      return winograd::convolve(from, transformed(weight, false), offset, conv.padding, to);
+      return winograd::convolve(from, transformed(weight, false), offset, conv.padding.top, conv.padding.left, to);
     Plan& plan = plan_for(conv, Pass::forward, bias.defined());
     const Tensor weights = blocked(weight, plan);
     if (bias.defined())
@@ -122,7 +125,7 @@ void conv2d_input_gradient(const Convolution& conv, const Tensor& dy, const Tens
   const Tensor from = as_f32(dy);
   write_as_f32(dx, [&](const Tensor& to) {
     if (use_winograd(conv, weight))
-      return winograd::convolve(from, transformed(weight, true), {}, 2 - conv.padding, to);
+      return winograd::convolve(from, transformed(weight, true), {}, 2 - conv.padding.top, 2 - conv.padding.left, to);
     Plan& plan = plan_for(conv, Pass::input_gradient, false);
     plan.run({from.raw(), blocked(weight, plan).raw(), to.raw()});
   });
@@ -137,7 +140,7 @@ void conv2d_weight_gradient(const Convolution& conv, const Tensor& x, const Tens
 
 }  // namespace cpu
 
-const char* conv2d_implementation(const Tensor& x, const Tensor& weight, int stride, int padding, bool backward) {
+const char* conv2d_implementation(const Tensor& x, const Tensor& weight, int stride, Padding padding, bool backward) {
   const Convolution conv = {x.shape(), weight.shape(), stride, padding};
   if (conv.is_linear()) return "matmul";
   if (cpu::use_winograd(conv, weight)) return "winograd";

@@ -30,22 +30,21 @@ struct Neighbourhoods {
 };
 
 Neighbourhoods seen_by_results(const Convolution& conv) {
-  const auto axis = [&](int64_t results, int64_t taps, int64_t extent) {
+  const auto axis = [&](int64_t results, int64_t taps, int64_t extent, int before) {
     return Axis{
-        static_cast<int>(results), static_cast<int>(taps), static_cast<int>(extent), conv.stride, -conv.padding, 1, 1};
+        static_cast<int>(results), static_cast<int>(taps), static_cast<int>(extent), conv.stride, -before, 1, 1};
   };
-  return {conv.x[0] * conv.height() * conv.width(), axis(conv.height(), conv.weight[1], conv.x[1]),
-          axis(conv.width(), conv.weight[2], conv.x[2]), conv.x[3]};
+  return {conv.x[0] * conv.height() * conv.width(), axis(conv.height(), conv.weight[1], conv.x[1], conv.padding.top),
+          axis(conv.width(), conv.weight[2], conv.x[2], conv.padding.left), conv.x[3]};
 }
 
 // The results that an input has a part in.
 Neighbourhoods seen_by_inputs(const Convolution& conv) {
-  const auto axis = [&](int64_t inputs, int64_t taps, int64_t extent) {
-    return Axis{
-        static_cast<int>(inputs), static_cast<int>(taps), static_cast<int>(extent), 1, conv.padding, -1, conv.stride};
+  const auto axis = [&](int64_t inputs, int64_t taps, int64_t extent, int before) {
+    return Axis{static_cast<int>(inputs), static_cast<int>(taps), static_cast<int>(extent), 1, before, -1, conv.stride};
   };
-  return {conv.x.numel(0, 3), axis(conv.x[1], conv.weight[1], conv.height()),
-          axis(conv.x[2], conv.weight[2], conv.width()), conv.weight[0]};
+  return {conv.x.numel(0, 3), axis(conv.x[1], conv.weight[1], conv.height(), conv.padding.top),
+          axis(conv.x[2], conv.weight[2], conv.width(), conv.padding.left), conv.weight[0]};
 }
 
 constexpr int lanes = 32, warps = 8;

@@ -1,17 +1,18 @@
 #pragma once
 
-#include "flame/core/tensor.h"
+#include "flame/ops/conv.h"
 
 namespace flame {
 
 // The extents of one convolution: x [N, H, W, C], weight [out, kh, kw, C].
 struct Convolution {
   Shape x, weight;
-  int stride, padding;
-  int64_t height() const { return (x[1] + 2 * padding - weight[1]) / stride + 1; }
-  int64_t width() const { return (x[2] + 2 * padding - weight[2]) / stride + 1; }
+  int stride;
+  Padding padding;
+  int64_t height() const { return (x[1] + padding.top + padding.bottom - weight[1]) / stride + 1; }
+  int64_t width() const { return (x[2] + padding.left + padding.right - weight[2]) / stride + 1; }
   Shape result() const { return {x[0], height(), width(), weight[0]}; }
-  bool is_linear() const { return weight[1] == 1 && weight[2] == 1 && stride == 1 && padding == 0; }
+  bool is_linear() const { return weight[1] == 1 && weight[2] == 1 && stride == 1 && padding == Padding(); }
 };
 
 // The last tensor is written; any floating dtype, the same for all.

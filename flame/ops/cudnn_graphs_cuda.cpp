@@ -22,7 +22,7 @@ using fe::graph::Graph;
 using Operand = std::shared_ptr<fe::graph::Tensor_attributes>;
 
 // Of the numbers in a key and of operands' uids, for plans on disk: count up with every change.
-constexpr int meaning = 1;
+constexpr int meaning = 2;
 
 // All that a plan depends on.
 using Key = std::vector<int64_t>;
@@ -250,9 +250,10 @@ void set_types(Graph& graph, DType dtype) {
 
 template <class Attributes>
 Attributes attributes_of(const Convolution& conv) {
-  const Extents padding(2, conv.padding), stride(2, conv.stride), dilation(2, 1);
+  const auto [top, left, bottom, right] = conv.padding;
+  const Extents before = {top, left}, after = {bottom, right}, stride(2, conv.stride), dilation(2, 1);
   Attributes attributes;
-  attributes.set_pre_padding(padding).set_post_padding(padding).set_stride(stride).set_dilation(dilation);
+  attributes.set_pre_padding(before).set_post_padding(after).set_stride(stride).set_dilation(dilation);
   return attributes;
 }
 
@@ -289,7 +290,8 @@ const std::string& convolution(Device device, Pass pass, const Convolution& conv
                     : bias                          ? forward_with_bias
                                                     : forward;
   Problem problem;
-  problem.key = {kind, static_cast<int64_t>(dtype), deterministic(), conv.stride, conv.padding};
+  const auto [top, left, bottom, right] = conv.padding;
+  problem.key = {kind, static_cast<int64_t>(dtype), deterministic(), conv.stride, top, left, bottom, right};
   problem.key.insert(problem.key.end(), conv.x.begin(), conv.x.end());
   problem.key.insert(problem.key.end(), conv.weight.begin(), conv.weight.end());
   problem.describe = [&](Graph& graph) {

@@ -43,7 +43,7 @@ class Call {
 // What a primitive depends on.
 struct Key {
   Shape a, b;
-  std::array<int, 5> options = {};
+  std::array<int, 8> options = {};
   friend bool operator==(const Key&, const Key&) = default;
 };
 

@@ -68,13 +68,13 @@ struct Tiles {
 };
 
 // Writes tile number `at` of [36, pitch, channels].
-void gather(const Tensor& x, const Tiles::Place& place, int padding, const float* zeros, float* to, int64_t at,
+void gather(const Tensor& x, const Tiles::Place& place, int top, int left, const float* zeros, float* to, int64_t at,
             int64_t pitch) {
   const int64_t height = x.dim(1), width = x.dim(2), channels = x.dim(3);
   const float* from = x.data<float>();
   const float* pixels[points];
   for (int i = 0; i < points; ++i) {
-    const int64_t row = place.row + i / side - padding, column = place.column + i % side - padding;
+    const int64_t row = place.row + i / side - top, column = place.column + i % side - left;
     const bool inside = row >= 0 && row < height && column >= 0 && column < width;
     pixels[i] = inside ? from + ((place.sample * height + row) * width + column) * channels : zeros;
   }
@@ -124,7 +124,9 @@ int64_t pitch_for(int64_t count, int64_t in, int64_t out) {
 
 bool pays(const Convolution& conv) {
   const int64_t in = conv.x[3], out = conv.weight[0];
-  if (conv.weight[1] != 3 || conv.weight[2] != 3 || conv.stride != 1 || conv.padding > 2) return false;
+  if (conv.weight[1] != 3 || conv.weight[2] != 3 || conv.stride != 1) return false;
+  const auto [top, left, bottom, right] = conv.padding;
+  if (std::max({top, left, bottom, right}) > 2) return false;
   constexpr int64_t few = 32, most = 1 << 16;
   if (in % lanes != 0 || out % lanes != 0 || std::min(in, out) < few || in * out > most) return false;
   if (conv.result().numel(0, 3) < 128) return false;  // reading four times the weight takes longer than it saves
@@ -156,7 +158,7 @@ Tensor transform(const Tensor& weight, bool gradient) {
   return result;
 }
 
-void convolve(const Tensor& x, const Tensor& transformed, const Tensor& bias, int padding, const Tensor& y) {
+void convolve(const Tensor& x, const Tensor& transformed, const Tensor& bias, int top, int left, const Tensor& y) {
   const Tiles tiles(y.shape());
   const int64_t in = x.dim(3), out = y.dim(3), all = y.dim(0) * tiles.rows * tiles.columns;
   const Tensor zeros = Tensor::zeros({in});
@@ -167,7 +169,7 @@ void convolve(const Tensor& x, const Tensor& transformed, const Tensor& bias, in
       const int64_t count = std::min(most, end - first), pitch = pitch_for(count, in, out);
       const Tensor pieces = Tensor::empty({points, pitch, in}), products = Tensor::empty({points, pitch, out});
       for (int64_t i = 0; i < count; ++i)
-        gather(x, tiles.place(first + i), padding, zeros.data<float>(), pieces.data<float>(), i, pitch);
+        gather(x, tiles.place(first + i), top, left, zeros.data<float>(), pieces.data<float>(), i, pitch);
       gemm(pieces, transformed, products);
       for (int64_t i = 0; i < count; ++i)
         scatter(products.data<float>(), i, pitch, tiles.place(first + i), bias.defined() ? bias.data<float>() : nullptr,

@@ -14,7 +14,8 @@ bool pays(const Convolution& conv);
 // An f32 weight [out, 3, 3, in] as [36, in, out]; for the input's gradient as [36, out, in].
 Tensor transform(const Tensor& weight, bool gradient);
 
-// y [N, H', W', out] = x [N, H, W, in] convolved with the transformed weight, plus bias [out] or none; all f32.
-void convolve(const Tensor& x, const Tensor& transformed, const Tensor& bias, int padding, const Tensor& y);
+// y [N, H', W', out] = x [N, H, W, in] convolved with the transformed weight, after `top` rows and `left` columns of
+// zeros, plus bias [out] or none; all f32.
+void convolve(const Tensor& x, const Tensor& transformed, const Tensor& bias, int top, int left, const Tensor& y);
 
 }  // namespace flame::cpu::winograd

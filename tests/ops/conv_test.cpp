@@ -7,18 +7,19 @@ using reference::Array;
 
 namespace {
 
-Array convolve(const std::vector<Array>& in, int stride, int padding) {
+Array convolve(const std::vector<Array>& in, int stride, Padding padding) {
   const Array &x = in[0], &w = in[1];
   const int64_t n = x.shape[0], height = x.shape[1], width = x.shape[2], c = x.shape[3];
   const int64_t out = w.shape[0], kh = w.shape[1], kw = w.shape[2];
-  Array y({n, (height + 2 * padding - kh) / stride + 1, (width + 2 * padding - kw) / stride + 1, out});
+  const auto [top, left, bottom, right] = padding;
+  Array y({n, (height + top + bottom - kh) / stride + 1, (width + left + right - kw) / stride + 1, out});
   for (int64_t i = 0; i < y.shape.numel(); ++i) {
     const int64_t o = i % out, column = i / out % y.shape[2], row = i / out / y.shape[2] % y.shape[1];
     const int64_t sample = i / out / y.shape[2] / y.shape[1];
     if (in.size() > 2) y[i] = in[2][o];
     for (int64_t a = 0; a < kh; ++a) {
       for (int64_t b = 0; b < kw; ++b) {
-        const int64_t h = row * stride + a - padding, v = column * stride + b - padding;
+        const int64_t h = row * stride + a - top, v = column * stride + b - left;
         if (h < 0 || h >= height || v < 0 || v >= width) continue;
         for (int64_t p = 0; p < c; ++p)
           y[i] += x[((sample * height + h) * width + v) * c + p] * w[((o * kh + a) * kw + b) * c + p];
@@ -30,7 +31,8 @@ Array convolve(const std::vector<Array>& in, int stride, int padding) {
 
 struct Case {
   Shape x, weight;
-  int stride, padding;
+  int stride;
+  Padding padding;
 };
 
 void check(const Case& c, double tolerance, DType dtype = DType::f32) {
@@ -52,6 +54,9 @@ TEST(Conv2d, AgreesWithTheDefinition) {
   check({{1, 1, 1, 2}, {2, 3, 3, 2}, 1, 1}, 2e-6);
   check({{1, 6, 7, 2}, {2, 5, 3, 2}, 3, 2}, 2e-6);
   check({{2, 3, 4, 4}, {3, 2, 2, 4}, 1, 0}, 2e-6);
+  check({{2, 4, 6, 3}, {4, 3, 3, 3}, 2, {0, 0, 1, 1}}, 2e-6);  // as SDXL's autoencoder halves a picture
+  check({{1, 3, 4, 2}, {3, 2, 2, 2}, 1, {1, 0, 0, 1}}, 2e-6);
+  check({{1, 3, 2, 2}, {2, 3, 4, 2}, 1, {0, 3, 2, 1}}, 2e-6);
 }
 
 TEST(Conv2d, StoresHalvesAndComputesInFloat) {
@@ -89,14 +94,14 @@ TEST(Conv2d, IsRightAtTheNetworksSizes) {
 }
 
 // The gradient of sum(y dy) for x, for stride 1: each product of the sum above, the other way round.
-Array input_gradient(const Array& dy, const Array& w, const Shape& x, int padding) {
+Array input_gradient(const Array& dy, const Array& w, const Shape& x, Padding padding) {
   Array dx(x);
   const int64_t out = w.shape[0], kh = w.shape[1], kw = w.shape[2], c = w.shape[3];
   for (int64_t i = 0; i < dy.shape.numel(); ++i) {
     const int64_t o = i % out, column = i / out % dy.shape[2], row = i / out / dy.shape[2] % dy.shape[1];
     const int64_t sample = i / out / dy.shape[2] / dy.shape[1];
     for (int64_t tap = 0; tap < kh * kw; ++tap) {
-      const int64_t h = row + tap / kw - padding, v = column + tap % kw - padding;
+      const int64_t h = row + tap / kw - padding.top, v = column + tap % kw - padding.left;
       if (h < 0 || h >= x[1] || v < 0 || v >= x[2]) continue;
       for (int64_t p = 0; p < c; ++p)
         dx[((sample * x[1] + h) * x[2] + v) * c + p] += dy[i] * w[(o * kh * kw + tap) * c + p];
@@ -106,11 +111,14 @@ Array input_gradient(const Array& dy, const Array& w, const Shape& x, int paddin
 }
 
 TEST(Conv2d, OfAFrozenWeightAgreesWithTheDefinition) {
-  const std::vector<std::pair<Case, DType>> cases = {
-      {{{4, 16, 16, 64}, {64, 3, 3, 64}, 1, 1}, DType::f32}, {{{8, 4, 4, 128}, {64, 3, 3, 128}, 1, 1}, DType::f32},
-      {{{3, 11, 7, 40}, {32, 3, 3, 40}, 1, 1}, DType::f32},  {{{3, 10, 8, 32}, {48, 3, 3, 32}, 1, 0}, DType::f32},
-      {{{4, 6, 6, 32}, {32, 3, 3, 32}, 1, 2}, DType::f32},   {{{1, 37, 41, 32}, {32, 3, 3, 32}, 1, 1}, DType::f32},
-      {{{2, 8, 8, 32}, {32, 3, 3, 32}, 1, 1}, DType::bf16}};
+  const std::vector<std::pair<Case, DType>> cases = {{{{4, 16, 16, 64}, {64, 3, 3, 64}, 1, 1}, DType::f32},
+                                                     {{{8, 4, 4, 128}, {64, 3, 3, 128}, 1, 1}, DType::f32},
+                                                     {{{3, 11, 7, 40}, {32, 3, 3, 40}, 1, 1}, DType::f32},
+                                                     {{{3, 10, 8, 32}, {48, 3, 3, 32}, 1, 0}, DType::f32},
+                                                     {{{4, 6, 6, 32}, {32, 3, 3, 32}, 1, 2}, DType::f32},
+                                                     {{{1, 37, 41, 32}, {32, 3, 3, 32}, 1, 1}, DType::f32},
+                                                     {{{2, 8, 8, 32}, {32, 3, 3, 32}, 1, 1}, DType::bf16},
+                                                     {{{2, 9, 8, 32}, {32, 3, 3, 32}, 1, {2, 0, 1, 1}}, DType::f32}};
   for (const auto& [c, dtype] : cases) {
     SCOPED_TRACE(text(c.x, " * ", c.weight, " padding ", c.padding, " ", dtype));
     const Tensor x = cast(Tensor::randn(c.x), dtype).requires_grad(), weight = cast(Tensor::randn(c.weight), dtype);
