@@ -48,7 +48,8 @@ struct SplitRows {
 };
 
 // group_norm(x + added, groups, weight, bias, eps), followed by silu if wanted. x holds samples * positions rows of C
-// channels; `added` (optional, [samples, C], x's dtype or f32) is the same for all positions of a sample. mean and rstd
+// channels; `added` (optional, [samples, C], x's dtype or f32) is the same for all positions of a sample, with a
+// pitch of 0 for all samples. mean and rstd
 // are f32 [samples, groups].
 struct GroupNormRows {
   SplitRows x;
@@ -57,8 +58,17 @@ struct GroupNormRows {
   bool silu = false;
   Tensor weight, bias, mean, rstd;
   Rows added = {};
+  // Of x's pictures, where their pixels lie in quarters, 0 where they lie in order as y's do: first those of even rows
+  // and columns, then of even rows and odd columns, of odd rows and even columns, of odd rows and columns; so leave
+  // them four convolutions of a picture that stand for one of the picture at twice its size.
+  int64_t quartered_width = 0;
 };
 void group_norm_rows(const GroupNormRows& task, float eps, const Rows& y);
+
+// sum = x + added + residual, which is all where there is no y, and y = group_norm of that (with silu if wanted). x is
+// in one part; quartered_width is the residual's here.
+void add_group_norm_rows(const GroupNormRows& task, const Rows& residual, float eps, const Rows& sum,
+                         const Rows& y = {});
 
 // dx = the gradient for x, plus residual. Every output is optional, and so is each part of `residual`, which may be
 // that part of dx itself. weight is read for dx and with silu, bias with silu. (The gradient of `added` is dx's sum

@@ -191,6 +191,7 @@ __global__ void __launch_bounds__(threads) settle(const GroupNormGrid grid, int6
 void group_norm_backward_rows(const GroupNormRows& task, const Rows& dy, const GroupNormRowsGradients& out) {
   const Op op = "group_norm_backward_rows";
   require_group_norm(op, task);
+  require(task.quartered_width == 0, op, "expected pixels in order");
   const Rows& x = task.x.first;
   const int64_t channels = task.x.columns();
   require_rows(op, "dy", dy, x.dtype, x.rows, channels);

@@ -35,7 +35,75 @@ struct Part {
   Moments moments;
 };
 
-// moments[(sample * groups + group) * chunks + chunk].
+// Rows in the order in which they lie.
+struct InOrder {
+  __device__ int64_t operator()(int64_t, int64_t row) const { return row; }
+};
+
+// Rows of pictures whose pixels lie in quarters, as GroupNormRows says.
+struct InQuarters {
+  int width, quarter;  // a row of pixels, pixels of a quarter
+
+  explicit InQuarters(const GroupNormRows& task)
+      : width(static_cast<int>(task.quartered_width)),
+        quarter(static_cast<int>(task.x.first.rows / task.samples / 4)) {}
+  // `first`: the first row of the sample.
+  __device__ int64_t operator()(int64_t first, int64_t row) const {
+    const int pixel = static_cast<int>(row - first), y = pixel / width, x = pixel - y * width;
+    return first + (y % 2 * 2 + x % 2) * int64_t{quarter} + y / 2 * (width / 2) + x / 2;
+  }
+};
+
+// moments[(sample * groups + group) * chunks + chunk], from what the columns of a segment have left in `entries`.
+template <int V>
+__device__ void merge_columns(const GroupNormGrid& grid, const GroupNormTile& tile, const GroupNormSegment<V>& segment,
+                              const Moments* entries, Moments* moments) {
+  __syncthreads();
+  for_groups(tile, [&](int group) {
+    const int from = segment.from(group, grid.size), to = segment.to(group, grid.size);
+    if (from >= to) return;
+    const auto entry = [&](int i) -> Part {
+      const int lane = i / (to - from);
+      return {segment.count(tile, lane), entries[lane * segment.width + from + i % (to - from)]};
+    };
+    const float elements = static_cast<float>(tile.rows * (to - from));
+    Moments own = merged(segment.filled(tile) * (to - from), elements, entry);
+    if (threadIdx.x % 32 != 0) return;
+    Moments& result = moments[(tile.sample * grid.groups + tile.first_group + group) * grid.chunks + tile.chunk];
+    const int before = segment.begin + from - group * grid.size;  // channels of earlier segments
+    if (before > 0) {
+      const float distance = own.mean - result.mean, part = static_cast<float>(to - from) / (before + to - from);
+      own.squares += result.squares + distance * distance * (static_cast<float>(tile.rows) * before * part);
+      own.mean = result.mean + distance * part;
+    }
+    result = own;
+  });
+  __syncthreads();  // entries are free again
+}
+
+// Sums over some rows of V columns, each around one of the column's own values: no more is lost than their number
+// allows, wherever that value lies.
+template <class T, int V>
+struct ColumnSums {
+  Pack<T, V> first;
+  float sum[V] = {}, squares[V] = {};
+
+  __device__ explicit ColumnSums(const Pack<T, V>& first) : first(first) {}
+  __device__ void add(const Pack<T, V>& pack) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const float distance = pack[i] - first[i];
+      sum[i] += distance;
+      squares[i] = fmaf(distance, distance, squares[i]);
+    }
+  }
+  // Of column i, counted from `reference`.
+  __device__ Moments moments(int i, float count, float reference) const {
+    const float shift = sum[i] / count, own = squares[i] - shift * sum[i];
+    return {first[i] - reference + shift, own < 0 ? 0 : own};
+  }
+};
+
 template <class T, int V>
 __global__ void __launch_bounds__(threads, group_norm_residents)
     gather(const GroupNormGrid grid, const GroupNormColumns<const T> x, const GroupNormAdded<T> added,
@@ -49,51 +117,90 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
 
   for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
     if (segment.active) {
-      // Around one of a column's own values no more is lost than their number allows, wherever that value lies.
       const int channel = segment.begin + segment.column;
       const auto column = x(tile.first_channel + channel);
-      const Pack<T, V> first = load<V>(column.row(tile.first_row + segment.lane));
-      float sum[V] = {}, squares[V] = {};
+      ColumnSums<T, V> sums(load<V>(column.row(tile.first_row + segment.lane)));
 #pragma unroll 4
-      for (int64_t r = segment.lane + segment.lanes; r < tile.rows; r += segment.lanes) {
-        const Pack<T, V> pack = load<V>(column.row(tile.first_row + r));
+      for (int64_t r = segment.lane + segment.lanes; r < tile.rows; r += segment.lanes)
+        sums.add(load<V>(column.row(tile.first_row + r)));
+      const float count = segment.count(tile, segment.lane);
 #pragma unroll
-        for (int i = 0; i < V; ++i) {
-          const float distance = pack[i] - first[i];
-          sum[i] += distance;
-          squares[i] = fmaf(distance, distance, squares[i]);
+      for (int i = 0; i < V; ++i) {
+        Moments own = sums.moments(i, count, reference[(channel + i) / grid.size]);
+        own.mean += added(tile.sample, tile.first_channel + channel + i);
+        entries[segment.lane * segment.width + segment.column + i] = own;
+      }
+    }
+    merge_columns(grid, tile, segment, entries, moments);
+  });
+}
+
+// sum = x + added + residual, and its moments.
+template <class T, class Place>
+struct Residual {
+  const T *x, *residual;
+  int64_t x_pitch, residual_pitch;
+  GroupNormAdded<T> added;
+  Place place;  // of the residual's rows
+  T* sum;
+  int64_t sum_pitch;
+
+  // An element, as it is stored.
+  __device__ float operator()(const GroupNormGrid& grid, int64_t sample, int channel) const {
+    const int64_t row = sample * grid.positions;
+    return float(T(float(x[row * x_pitch + channel]) + float(residual[place(row, row) * residual_pitch + channel]) +
+                   added(sample, channel)));
+  }
+};
+
+template <class T, int V, class Place>
+__global__ void __launch_bounds__(threads, group_norm_residents)
+    add_and_gather(const GroupNormGrid grid, const Residual<T, Place> task, Moments* moments) {
+  __shared__ Moments entries[threads * V];
+  __shared__ float reference[most_groups];
+  const GroupNormTile tile(grid);
+  const int64_t first_of_sample = tile.sample * grid.positions, end = tile.first_row + tile.rows;
+  for (int group = static_cast<int>(threadIdx.x); group < tile.groups; group += threads)
+    reference[group] = task(grid, tile.sample, tile.first_channel + group * grid.size);
+  __syncthreads();
+
+  for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
+    if (segment.active) {
+      const int channel = segment.begin + segment.column, of_all = tile.first_channel + channel;
+      float added[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) added[i] = task.added(tile.sample, of_all + i);
+      const auto x = [&](int64_t r) { return load<V>(task.x + r * task.x_pitch + of_all); };
+      const auto residual = [&](int64_t r) {
+        return load<V>(task.residual + task.place(first_of_sample, r) * task.residual_pitch + of_all);
+      };
+      const auto add = [&](int64_t r, const Pack<T, V>& a, const Pack<T, V>& b) {
+        float values[V];
+#pragma unroll
+        for (int i = 0; i < V; ++i) values[i] = a[i] + b[i] + added[i];
+        const Pack<T, V> pack = packed<T>(values);
+        store(task.sum + r * task.sum_pitch + of_all, pack);
+        return pack;
+      };
+      int64_t r = tile.first_row + segment.lane;
+      ColumnSums<T, V> sums(add(r, x(r), residual(r)));
+      r += segment.lanes;
+      if (r < end) {
+        Pack<T, V> next_x = x(r), next_residual = residual(r);
+        for (; r < end; r += segment.lanes) {
+          const Pack<T, V> now_x = next_x, now_residual = next_residual;
+          // The next row comes while this one is worked on.
+          if (r + segment.lanes < end) next_x = x(r + segment.lanes), next_residual = residual(r + segment.lanes);
+          sums.add(add(r, now_x, now_residual));
         }
       }
       const float count = segment.count(tile, segment.lane);
 #pragma unroll
-      for (int i = 0; i < V; ++i) {
-        const float shift = sum[i] / count, own = squares[i] - shift * sum[i];
-        const float begin = first[i] - reference[(channel + i) / grid.size];
-        entries[segment.lane * segment.width + segment.column + i] = {
-            begin + shift + added(tile.sample, tile.first_channel + channel + i), own < 0 ? 0 : own};
-      }
+      for (int i = 0; i < V; ++i)
+        entries[segment.lane * segment.width + segment.column + i] =
+            sums.moments(i, count, reference[(channel + i) / grid.size]);
     }
-    __syncthreads();
-    for_groups(tile, [&](int group) {
-      const int from = segment.from(group, grid.size), to = segment.to(group, grid.size);
-      if (from >= to) return;
-      const auto entry = [&](int i) -> Part {
-        const int lane = i / (to - from);
-        return {segment.count(tile, lane), entries[lane * segment.width + from + i % (to - from)]};
-      };
-      const float elements = static_cast<float>(tile.rows * (to - from));
-      Moments own = merged(segment.filled(tile) * (to - from), elements, entry);
-      if (threadIdx.x % 32 != 0) return;
-      Moments& result = moments[(tile.sample * grid.groups + tile.first_group + group) * grid.chunks + tile.chunk];
-      const int before = segment.begin + from - group * grid.size;  // channels of earlier segments
-      if (before > 0) {
-        const float distance = own.mean - result.mean, part = static_cast<float>(to - from) / (before + to - from);
-        own.squares += result.squares + distance * distance * (static_cast<float>(tile.rows) * before * part);
-        own.mean = result.mean + distance * part;
-      }
-      result = own;
-    });
-    __syncthreads();  // entries are free again
+    merge_columns(grid, tile, segment, entries, moments);
   });
 }
 
@@ -109,9 +216,9 @@ struct Normalise {
   float *mean, *rstd;
 };
 
-template <class T, int V, bool Silu>
+template <class T, int V, bool Silu, class Place>
 __global__ void __launch_bounds__(threads, group_norm_residents)
-    normalise(const GroupNormGrid grid, const Normalise<T> task) {
+    normalise(const GroupNormGrid grid, const Normalise<T> task, const Place place) {
   __shared__ float references[most_groups], means[most_groups], scales[most_groups];  // of the slice's groups
   const GroupNormTile tile(grid);
   for_groups(tile, [&](int group) {
@@ -150,12 +257,13 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
       scale[i] = scales[group] * float(task.weight[c]);
       bias[i] = float(task.bias[c]);
     }
+    const auto x = [&](int64_t r) { return load<V>(column.row(place(tile.sample * grid.positions, r))); };
     int64_t r = segment.last(tile);
-    Pack<T, V> next = load<V>(column.row(r));
+    Pack<T, V> next = x(r);
     for (; r >= tile.first_row; r -= segment.lanes) {
       const Pack<T, V> pack = next;
       // The next row comes while this one is worked on.
-      if (r - segment.lanes >= tile.first_row) next = load<V>(column.row(r - segment.lanes));
+      if (r - segment.lanes >= tile.first_row) next = x(r - segment.lanes);
       float out[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
@@ -165,6 +273,52 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
       store(y + r * task.y_pitch, out);
     }
   });
+}
+
+template <class T, int V>
+void launch_normalise(const GroupNormGrid& grid, const GroupNormRows& rows, const Normalise<T>& task, bool quartered,
+                      cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>(grid.blocks);
+  const auto launch = [&](const auto& place) {
+    using Place = std::decay_t<decltype(place)>;
+    if (rows.silu)
+      normalise<T, V, true, Place><<<blocks, threads, 0, stream>>>(grid, task, place);
+    else
+      normalise<T, V, false, Place><<<blocks, threads, 0, stream>>>(grid, task, place);
+  };
+  quartered ? launch(InQuarters(rows)) : launch(InOrder());
+  check_launch();
+}
+
+// Calls f<T, V>() for x's dtype, with packs or single elements.
+template <class F>
+void visit_rows(DType dtype, bool packs, const F& f) {
+  visit(dtype, [&]<class T>() {
+    if (packs)
+      f.template operator()<T, pack_size<T>>();
+    else
+      f.template operator()<T, 1>();
+  });
+}
+
+GroupNormGrid grid_of(const GroupNormRows& task, int pack) {
+  const Rows& x = task.x.first;
+  return {task.samples,
+          x.rows / task.samples,
+          static_cast<int>(task.x.columns()),
+          task.groups,
+          pack,
+          static_cast<int>(size_of(x.dtype))};
+}
+
+Tensor moments_of(const GroupNormRows& task, const GroupNormGrid& grid) {
+  return Tensor::empty({task.samples * task.groups, grid.chunks, 2}, DType::f32, task.mean.device());
+}
+
+void require_affine(Op op, const GroupNormRows& task) {
+  const int64_t channels = task.x.columns();
+  require(task.weight.numel() == channels && task.bias.numel() == channels, op, "expected ", channels,
+          " gains and biases, got ", task.weight.shape(), " and ", task.bias.shape());
 }
 
 }  // namespace
@@ -180,41 +334,72 @@ void require_group_norm(Op op, const GroupNormRows& task) {
   require(task.mean.numel() == task.samples * task.groups && task.rstd.numel() == task.mean.numel(), op,
           "expected mean and rstd of ", task.samples, " samples, ", task.groups, " groups, got ", task.mean.shape(),
           " and ", task.rstd.shape());
-  if (!task.added.defined()) return;
-  require_rows(op, "added", task.added, task.added.dtype == DType::f32 ? DType::f32 : x.dtype, task.samples, channels);
+  const int64_t positions = x.rows / task.samples, width = task.quartered_width;
+  require(width == 0 || (width > 0 && width % 2 == 0 && positions % (2 * width) == 0 && positions < int64_t{1} << 31),
+          op, "expected pictures of an even width and height, got ", positions, " pixels in rows of ", width);
+  Rows added = task.added;
+  if (!added.defined()) return;
+  if (added.pitch == 0) added.pitch = channels;
+  require_rows(op, "added", added, added.dtype == DType::f32 ? DType::f32 : x.dtype, task.samples, channels);
 }
 
 void group_norm_rows(const GroupNormRows& task, float eps, const Rows& y) {
-  require_group_norm("group_norm_rows", task);
+  constexpr const char* op = "group_norm_rows";
+  require_group_norm(op, task);
+  require_affine(op, task);
   const Rows& x = task.x.first;
-  const int64_t channels = task.x.columns();
-  require_rows("group_norm_rows", "y", y, x.dtype, x.rows, channels);
-  require(task.weight.numel() == channels && task.bias.numel() == channels, "group_norm_rows", "expected ", channels,
-          " gains and biases, got ", task.weight.shape(), " and ", task.bias.shape());
-  const Device device = task.weight.device();
-  visit(x.dtype, [&]<class T>() {
-    const auto run = [&]<int V>() {
-      const GroupNormGrid grid(task.samples, x.rows / task.samples, static_cast<int>(channels), task.groups, V,
-                               sizeof(T));
-      const Tensor scratch = Tensor::empty({task.samples * task.groups, grid.chunks, 2}, DType::f32, device);
-      Moments* moments = reinterpret_cast<Moments*>(scratch.raw());
-      const GroupNormColumns<const T> columns(task.x, x.columns);
-      const GroupNormAdded<T> added(task.added);
-      const unsigned blocks = static_cast<unsigned>(grid.blocks);
-      gather<T, V><<<blocks, threads, 0, stream(device)>>>(grid, columns, added, moments);
-      check_launch();
-      const Normalise<T> pass = {columns,    added,   task.weight.data<T>(),   task.bias.data<T>(),    moments, eps,
-                                 data<T>(y), y.pitch, task.mean.data<float>(), task.rstd.data<float>()};
-      if (task.silu)
-        normalise<T, V, true><<<blocks, threads, 0, stream(device)>>>(grid, pass);
-      else
-        normalise<T, V, false><<<blocks, threads, 0, stream(device)>>>(grid, pass);
-      check_launch();
+  require_rows(op, "y", y, x.dtype, x.rows, task.x.columns());
+  const cudaStream_t on = stream(task.mean.device());
+  visit_rows(x.dtype, in_packs(task.x) && in_packs(y), [&]<class T, int V>() {
+    const GroupNormGrid grid = grid_of(task, V);
+    const Tensor scratch = moments_of(task, grid);
+    Moments* moments = reinterpret_cast<Moments*>(scratch.raw());
+    const GroupNormColumns<const T> columns(task.x, x.columns);
+    const GroupNormAdded<T> added(task.added);
+    gather<T, V><<<static_cast<unsigned>(grid.blocks), threads, 0, on>>>(grid, columns, added, moments);
+    check_launch();
+    const Normalise<T> pass = {columns,    added,   task.weight.data<T>(),   task.bias.data<T>(),    moments, eps,
+                               data<T>(y), y.pitch, task.mean.data<float>(), task.rstd.data<float>()};
+    launch_normalise<T, V>(grid, task, pass, task.quartered_width > 0, on);
+  });
+}
+
+void add_group_norm_rows(const GroupNormRows& task, const Rows& residual, float eps, const Rows& sum, const Rows& y) {
+  constexpr const char* op = "add_group_norm_rows";
+  require_group_norm(op, task);
+  const Rows& x = task.x.first;
+  require(!task.x.second.defined(), op, "expected x in one part");
+  for (const auto& [name, rows] : {std::pair{"residual", residual}, {"sum", sum}})
+    require_rows(op, name, rows, x.dtype, x.rows, x.columns);
+  require_rows(op, "y", y, x.dtype, x.rows, x.columns, true);
+  require(sum.data != x.data && sum.data != residual.data, op, "sum must be a place of its own");
+  if (y.defined()) require_affine(op, task);
+  const cudaStream_t on = stream(task.mean.device());
+  visit_rows(x.dtype, in_packs(task.x) && in_packs(residual) && in_packs(sum) && in_packs(y), [&]<class T, int V>() {
+    const GroupNormGrid grid = grid_of(task, V);
+    const Tensor scratch = moments_of(task, grid);
+    Moments* moments = reinterpret_cast<Moments*>(scratch.raw());
+    const auto launch = [&](const auto& place) {
+      using Place = std::decay_t<decltype(place)>;
+      const Residual<T, Place> pass = {
+          data<T>(x), data<T>(residual), x.pitch,  residual.pitch, GroupNormAdded<T>(task.added),
+          place,      data<T>(sum),      sum.pitch};
+      add_and_gather<T, V, Place><<<static_cast<unsigned>(grid.blocks), threads, 0, on>>>(grid, pass, moments);
     };
-    if (in_packs(task.x) && in_packs(y))
-      run.template operator()<pack_size<T>>();
-    else
-      run.template operator()<1>();
+    task.quartered_width > 0 ? launch(InQuarters(task)) : launch(InOrder());
+    check_launch();
+    if (!y.defined()) return;
+    const Normalise<T> pass = {GroupNormColumns<const T>({sum, {}}, sum.columns),
+                               GroupNormAdded<T>(Rows()),
+                               task.weight.data<T>(),
+                               task.bias.data<T>(),
+                               moments,
+                               eps,
+                               data<T>(y),
+                               y.pitch,
+                               task.mean.data<float>(),
+                               task.rstd.data<float>()};
+    launch_normalise<T, V>(grid, task, pass, false, on);
   });
 }
 

@@ -53,14 +53,27 @@ __device__ inline uint32_t word(const bf16*, const float* values, int i) {
 }
 __device__ inline uint32_t word(const float*, const float* values, int i) { return std::bit_cast<uint32_t>(values[i]); }
 
+template <class T, int V>
+__device__ Pack<T, V> packed(const float (&values)[V]) {
+  constexpr const T* as = nullptr;
+  if constexpr (V == 1)
+    return {T(values[0])};
+  else
+    return {{word(as, values, 0), word(as, values, 1), word(as, values, 2), word(as, values, 3)}};
+}
+
 // __stwb is a plain store, which the compiler would now and then cut into four.
 template <class T, int V>
-__device__ void store(T* to, const float (&values)[V]) {
+__device__ void store(T* to, const Pack<T, V>& pack) {
   if constexpr (V == 1)
-    *to = T(values[0]);
+    *to = pack.value;
   else
-    __stwb(reinterpret_cast<uint4*>(to),
-           make_uint4(word(to, values, 0), word(to, values, 1), word(to, values, 2), word(to, values, 3)));
+    __stwb(reinterpret_cast<uint4*>(to), make_uint4(pack.words[0], pack.words[1], pack.words[2], pack.words[3]));
+}
+
+template <class T, int V>
+__device__ void store(T* to, const float (&values)[V]) {
+  store(to, packed<T>(values));
 }
 
 // The sum over a warp's lanes, the same bits in each.

@@ -227,6 +227,72 @@ TEST_F(Fused, GroupNormIsThePlainOne) {
   }
 }
 
+struct PictureCase {
+  int64_t samples, height, width, channels;
+  int groups;
+  bool silu;
+};
+
+const PictureCase picture_cases[] = {{1, 6, 8, 128, 32, true},   {2, 64, 48, 64, 32, true}, {1, 32, 34, 512, 32, false},
+                                     {3, 2, 2, 40, 4, true},     {2, 14, 10, 9, 3, true},   {1, 128, 96, 256, 32, true},
+                                     {1, 16, 16, 4096, 8, false}};
+
+// Pixels [N, H, W, C] in the order in which convolutions leave the quarters of a picture.
+Tensor in_quarters(const Tensor& x) {
+  const int64_t n = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
+  const Tensor squares = x.reshape({n, height / 2, 2, width / 2, 2, channels});
+  return squares.permute({0, 2, 4, 1, 3, 5}).reshape({n * height * width, channels});
+}
+
+TEST_F(Fused, GroupNormTakesQuartersAndResiduals) {
+  for (const Form& form : forms()) {
+    for (const PictureCase& c : picture_cases) {
+      SCOPED_TRACE(text(form, ", ", c.samples, " x ", c.height, " x ", c.width, " x ", c.channels));
+      dtype_ = form.dtype;
+      const Shape shape = {c.samples, c.height, c.width, c.channels};
+      const int64_t rows = c.samples * c.height * c.width;
+      const Tensor x = draw(shape, 1, 2), residual = draw(shape), bias = draw({c.channels});
+      const Tensor gain = draw({c.channels}), offset = draw({c.channels});
+      const auto flat = [&](const Tensor& t) { return t.reshape({rows, c.channels}); };
+      const auto norm = [&](const Tensor& t) {
+        return flat(c.silu ? group_norm_silu(t, c.groups, gain, offset, 1e-6f)
+                           : group_norm(t, c.groups, gain, offset, 1e-6f));
+      };
+      const Tensor bias_in_f32 = bias.to(Device::cuda());
+      cuda::Rows added = cuda::rows_of(bias_in_f32);
+      added.rows = c.samples;
+      added.pitch = 0;
+      const Wide quartered(form, in_quarters(x)), y(form, rows, c.channels);
+      cuda::GroupNormRows task = {.x = {quartered.rows(), {}},
+                                  .samples = c.samples,
+                                  .groups = c.groups,
+                                  .silu = c.silu,
+                                  .weight = on_gpu(gain),
+                                  .bias = on_gpu(offset),
+                                  .mean = statistics(c.samples * c.groups),
+                                  .rstd = statistics(c.samples * c.groups),
+                                  .added = added,
+                                  .quartered_width = c.width};
+      cuda::group_norm_rows(task, 1e-6f, y.rows());
+      EXPECT_TRUE(close(y.read(), norm(x + bias)));
+
+      const Tensor whole = x + bias + residual;
+      const Wide in(form, flat(x)), other(form, flat(residual)), other_quartered(form, in_quarters(residual));
+      for (const bool quarters : {false, true}) {
+        const Wide sum(form, rows, c.channels), alone(form, rows, c.channels), out(form, rows, c.channels);
+        task.x.first = in.rows();
+        task.quartered_width = quarters ? c.width : 0;
+        const cuda::Rows more = quarters ? other_quartered.rows() : other.rows();
+        cuda::add_group_norm_rows(task, more, 1e-6f, sum.rows(), out.rows());
+        EXPECT_TRUE(close(sum.read(), flat(whole)));
+        EXPECT_TRUE(close(out.read(), norm(sum.read().reshape(shape))));
+        cuda::add_group_norm_rows(task, more, 1e-6f, alone.rows());
+        EXPECT_TRUE(same_bits(alone.buffer(), sum.buffer()));
+      }
+    }
+  }
+}
+
 // The deviation of values that lie far from 0 is not lost, nor is that of values next to an outlier.
 TEST_F(Fused, NormsAreStable) {
   const int64_t rows = 1000, channels = 64;
