@@ -67,6 +67,15 @@ __device__ Running together(Running mine) {
   return all;
 }
 
+// e^x; of what is stored in 16 bits the card's own, which cannot be told from a better one.
+template <class T>
+__device__ float exponential(float x) {
+  if constexpr (sizeof(T) == sizeof(float))
+    return fast_exp(x);
+  else
+    return __expf(x);
+}
+
 // One row of scores for each block of threads; p may be where the scores are.
 template <class T>
 __global__ void softmax_kernel(Block block, const float* scores, T* p, float* log_sum) {
@@ -80,6 +89,59 @@ __global__ void softmax_kernel(Block block, const float* scores, T* p, float* lo
   for (int64_t j = threadIdx.x; j < block.width; j += blockDim.x)
     p[j] = j < seen ? T(fast_exp(scores[j] - all.most) * factor) : T(0.0f);
   if (threadIdx.x == 0) log_sum[block.query()] = all.most + logf(all.sum);
+}
+
+constexpr int long_row_threads = 512, long_row_packs = 8;
+constexpr int64_t longest_row = int64_t{4} * long_row_threads * long_row_packs;
+
+// As softmax_kernel, for rows of whole packs of 4 that the block's registers hold: each score is read once.
+template <class T>
+__global__ void __launch_bounds__(long_row_threads)
+    softmax_long_kernel(Block block, const float* scores, T* p, float* log_sum) {
+  __shared__ float most_of[long_row_threads / 32], sum_of[long_row_threads / 32];
+  scores += block.begin();
+  p += block.begin();
+  const int width = static_cast<int>(block.width), thread = static_cast<int>(threadIdx.x);
+  float values[long_row_packs][4];
+  float most = -INFINITY, sum = 0;
+#pragma unroll
+  for (int i = 0; i < long_row_packs; ++i) {
+    const int j = (i * long_row_threads + thread) * 4;
+    const float4 pack = j < width ? *reinterpret_cast<const float4*>(scores + j)
+                                  : make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    values[i][0] = pack.x, values[i][1] = pack.y, values[i][2] = pack.z, values[i][3] = pack.w;
+    most = fmaxf(most, fmaxf(fmaxf(pack.x, pack.y), fmaxf(pack.z, pack.w)));
+  }
+  most = warp_max(most);
+  if (thread % 32 == 0) most_of[thread / 32] = most;
+  __syncthreads();
+  for (const float other : most_of) most = fmaxf(most, other);
+#pragma unroll
+  for (auto& pack : values) {
+#pragma unroll
+    for (float& value : pack) {
+      value = exponential<T>(value - most);
+      sum += value;
+    }
+  }
+  sum = warp_sum(sum);
+  if (thread % 32 == 0) sum_of[thread / 32] = sum;
+  __syncthreads();
+  sum = 0;
+  for (const float other : sum_of) sum += other;
+  const float factor = 1 / sum;
+#pragma unroll
+  for (int i = 0; i < long_row_packs; ++i) {
+    const int j = (i * long_row_threads + thread) * 4;
+    if (j >= width) continue;
+    struct alignas(4 * sizeof(T)) Four {
+      T value[4];
+    } four;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) four.value[k] = T(values[i][k] * factor);
+    *reinterpret_cast<Four*>(p + j) = four;
+  }
+  if (thread == 0) log_sum[block.query()] = most + logf(sum);
 }
 
 // The probabilities again and, if wanted, the gradient of the scores from that of the probabilities: p may be where the
@@ -113,6 +175,16 @@ __global__ void mean_kernel(const T* dy, const T* out, float* means, int64_t tok
 int threads_for(int64_t width) { return width <= 64 ? 32 : width <= 1024 ? 128 : 512; }
 
 unsigned grid(const Block& block) { return static_cast<unsigned>(block.heads * block.rows); }
+
+template <class T>
+void softmax(const Block& block, const float* scores, T* p, float* log_sum, cudaStream_t stream) {
+  constexpr int64_t worth_it = 2048;
+  if (!block.causal && block.width % 4 == 0 && block.width >= worth_it && block.width <= longest_row)
+    softmax_long_kernel<<<grid(block), long_row_threads, 0, stream>>>(block, scores, p, log_sum);
+  else
+    softmax_kernel<<<grid(block), threads_for(block.width), 0, stream>>>(block, scores, p, log_sum);
+  check_launch();
+}
 
 struct Problem {
   Device device;
@@ -186,9 +258,7 @@ void attention_by_products(const Problem& problem, const Tensor& q, const Tensor
     const auto keys = [&](const Tensor& x) { return problem.tokens(x, sample, head, block, 0, block.width); };
     product(problem.device, on, queries(q), false, keys(k), true, block.matrix(scores.raw(), DType::f32),
             {.alpha = problem.scale});
-    softmax_kernel<<<grid(block), threads_for(block.width), 0, on>>>(block, scores.data<float>(), p.data<T>(),
-                                                                     problem.rows(log_sum, sample, head));
-    check_launch();
+    softmax(block, scores.data<float>(), p.data<T>(), problem.rows(log_sum, sample, head), on);
     product(problem.device, on, block.matrix(p.raw(), p.dtype()), false, keys(v), false, queries(out));
   });
 }

@@ -359,5 +359,26 @@ TEST_F(CudaAttention, RoundsWideHeadsToStorage) {
   EXPECT_LT(mean_error(out, expected), 0x1p-8);  // probabilities and results are rounded, each to within 2^-9
 }
 
+// Rows that a block's registers hold, to the last pack and one less; beyond them; and of no whole packs.
+TEST_F(CudaAttention, TakesLongRows) {
+  for (const int64_t keys : {2048, 4100, 16380, 16384, 16388, 4099}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(text(keys, " keys, ", dtype));
+      const Shape few = {1, 3, 1, 160}, many = few.with(1, keys);
+      const Tensor q = random(few, dtype), k = random(many, dtype), v = random(many, dtype);
+      const Tensor out = Tensor::empty(few, dtype, Device::cuda()), expected = Tensor::empty(few);
+      const Tensor log_sum = Tensor::empty({1, 1, 3}, DType::f32, Device::cuda()),
+                   expected_sum = Tensor::empty({1, 1, 3});
+      cuda::attention(on_gpu(q), on_gpu(k), on_gpu(v), false, out, log_sum);
+      cpu::attention(in_f32(q), in_f32(k), in_f32(v), false, expected, expected_sum);
+      EXPECT_LE(excess_of_long_sums(log_sum, expected_sum, keys), 1);
+      if (dtype == DType::f32)
+        EXPECT_LE(excess_of_long_sums(out, expected, keys), 1);
+      else
+        EXPECT_LT(mean_error(out, expected), 0x1p-8);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace flame
