@@ -24,7 +24,7 @@ struct Machine {
   std::string device = "auto", dtype = "auto";
   int threads = 0;
   double max_vram = 0;  // GiB
-  bool allow_tf32 = false;
+  bool allow_tf32 = false, no_half_vae = false;
   void add_to(CLI::App& command);
   void apply() const;
   flame::Device chosen_device() const { return flame::Device::parse(device); }

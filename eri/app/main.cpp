@@ -73,6 +73,8 @@ void Machine::add_to(CLI::App& command) {
   add("--max_vram", max_vram, "the most of a GPU's memory to use, in GiB; 0: no limit")->check(CLI::NonNegativeNumber);
   command.add_flag("--allow_tf32", allow_tf32, "products of f32 on a GPU may round their factors to TF32")
       ->group("Machine");
+  command.add_flag("--no_half_vae", no_half_vae, "the autoencoder computes in f32 on a GPU too, not in bf16")
+      ->group("Machine");
 }
 
 void Machine::apply() const {

@@ -53,7 +53,8 @@ std::vector<SampleRequest> read_requests(const Arguments& arguments) {
 SDXLSampler load(const Arguments& arguments) {
   const flame::Device device = arguments.machine.chosen_device();
   const auto begin = std::chrono::steady_clock::now();
-  SDXLSampler sampler(arguments.model, device, arguments.machine.chosen_dtype(), arguments.cuda_graph);
+  SDXLSampler sampler(arguments.model, device, arguments.machine.chosen_dtype(), arguments.cuda_graph,
+                      arguments.machine.no_half_vae);
   for (const std::string& lora : arguments.loras) {
     const auto [file, strength] = parse_lora(lora);
     sampler.add_lora(file, strength);

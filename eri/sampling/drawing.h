@@ -5,7 +5,7 @@
 
 #include "eri/diffusion/conditioning.h"
 #include "eri/diffusion/samplers.h"
-#include "eri/models/autoencoder_kl.h"
+#include "eri/models/vae.h"
 #include "flame/device/graph.h"
 #include "flame/io/image.h"
 

@@ -6,6 +6,7 @@
 #include "eri/models/checkpoint.h"
 #include "eri/models/text_conditioning.h"
 #include "eri/models/unet.h"
+#include "eri/models/vae.h"
 #include "eri/sampling/drawing.h"
 #include "flame/ops/layout.h"
 
@@ -15,10 +16,10 @@ using flame::Shape;
 using flame::Tensor;
 
 struct SDXLSampler::Models {
-  Models(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool graphs)
+  Models(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool graphs, bool no_half_vae)
       : text(TextEncoders::from_safetensors(checkpoint.path(), device, dtype)),
         unet(UNet::from_safetensors(checkpoint.path(), device, dtype)),
-        vae(VAE::from_safetensors(checkpoint.path(), device)),
+        vae(VAE::from_safetensors(checkpoint.path(), device, vae_dtype(dtype, device, no_half_vae))),
         device(device),
         targets(sdxl_lora_targets(unet, text.clip_l, text.clip_g)),
         latents(
@@ -61,8 +62,9 @@ class Stopwatch {
 
 }  // namespace
 
-SDXLSampler::SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device, flame::DType dtype, bool graphs)
-    : models_(std::make_unique<Models>(Checkpoint(checkpoint), device, dtype, graphs)) {}
+SDXLSampler::SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device, flame::DType dtype, bool graphs,
+                         bool no_half_vae)
+    : models_(std::make_unique<Models>(Checkpoint(checkpoint), device, dtype, graphs, no_half_vae)) {}
 
 SDXLSampler::SDXLSampler(SDXLSampler&&) noexcept = default;
 SDXLSampler::~SDXLSampler() = default;

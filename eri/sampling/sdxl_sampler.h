@@ -16,12 +16,12 @@ struct SampleTimes {
 };
 
 // Pictures from text with an SDXL checkpoint and any number of LoRAs: Euler over ComfyUI's `normal` schedule. The UNet
-// and the text encoders compute in `dtype`. On a GPU in f16 or bf16 the UNet is fused before the first picture, and on
-// any GPU a step is captured once for each shape, if `graphs`.
+// and the text encoders compute in `dtype`, the autoencoder in vae_dtype(). On a GPU in f16 or bf16 the UNet is fused
+// before the first picture, and on any GPU a step is captured once for each shape, if `graphs`.
 class SDXLSampler {
  public:
   explicit SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device = flame::Device::cpu(),
-                       flame::DType dtype = flame::DType::f32, bool graphs = true);
+                       flame::DType dtype = flame::DType::f32, bool graphs = true, bool no_half_vae = false);
   SDXLSampler(SDXLSampler&&) noexcept;
   ~SDXLSampler();
 

@@ -57,6 +57,8 @@ constexpr ConfigKey keys[] = {
     {"device", &TrainConfig::device, machine_group, "auto (a GPU if there is one), cpu or cuda:0"},
     {"mixed_precision", &TrainConfig::mixed_precision, machine_group,
      "what the frozen model computes in: no, bf16, fp16 or auto (bf16 on a GPU); the LoRA stays f32"},
+    {"no_half_vae", &TrainConfig::no_half_vae, machine_group,
+     "the autoencoder computes in f32 on a GPU too, not in bf16"},
     {"threads", &TrainConfig::threads, machine_group, "CPU threads; 0: all cores"},
     {"max_vram", &TrainConfig::max_vram, machine_group, "the most of a GPU's memory to use, in GiB; 0: no limit"},
     {"allow_tf32", &TrainConfig::allow_tf32, machine_group, "products of f32 on a GPU may round their factors to TF32"},

@@ -46,6 +46,7 @@ struct TrainConfig {
   std::string resume;
   std::string device = "auto";
   std::string mixed_precision = "auto";
+  bool no_half_vae = false;
   int64_t threads = 0;
   double max_vram = 0;  // GiB
   bool allow_tf32 = false;

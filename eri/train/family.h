@@ -65,9 +65,9 @@ class Family {
   virtual int64_t timesteps() const = 0;  // they are drawn from [0, timesteps())
 };
 
-// Stable Diffusion XL from a single-file checkpoint. The UNet and the text encoders compute in `dtype`, the
-// autoencoder, which sees each picture once, in f32. The UNet is loaded by load_network().
+// Stable Diffusion XL from a single-file checkpoint. The UNet and the text encoders compute in `dtype`, the autoencoder
+// in vae_dtype(). The UNet is loaded by load_network().
 std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device,
-                                  flame::DType dtype = flame::DType::f32);
+                                  flame::DType dtype = flame::DType::f32, bool no_half_vae = false);
 
 }  // namespace eri

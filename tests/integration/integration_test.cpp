@@ -7,8 +7,8 @@
 #include <iostream>
 
 #include "eri/data/image_data_loader.h"
-#include "eri/models/autoencoder_kl.h"
 #include "eri/models/text_conditioning.h"
+#include "eri/models/vae.h"
 #include "eri/sampling/sdxl_sampler.h"
 #include "eri/train/trainer.h"
 #include "flame/autograd/tape.h"

@@ -5,10 +5,10 @@
 #include <fstream>
 #include <set>
 
-#include "eri/models/autoencoder_kl.h"
 #include "eri/models/checkpoint.h"
 #include "eri/models/text_conditioning.h"
 #include "eri/models/unet.h"
+#include "eri/models/vae.h"
 #include "flame/autograd/tape.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
@@ -90,7 +90,7 @@ std::string unet_error(const std::string& name, std::optional<Tensor> replacemen
 
 TEST(Checkpoint, HasTheKnownNumberOfParameters) {
   EXPECT_EQ(unet().parameter_count(), 9'643'844);
-  EXPECT_EQ(VAE::from_safetensors(kModel).parameter_count(), 1'732'679);
+  EXPECT_EQ(AutoencoderKL::from_safetensors(kModel).parameter_count(), 1'732'679);
 }
 
 TEST(Checkpoint, GivesEveryLayerOfTheModuleListsItsName) {
@@ -131,7 +131,7 @@ TEST(Checkpoint, ReadsEveryTensorOfItsParts) {
   const Checkpoint checkpoint(kModel);
   const TextEncoders text = TextEncoders::from_safetensors(kModel);
   EXPECT_EQ(unread(*checkpoint.unet(), unet()), std::set<std::string>{});
-  EXPECT_EQ(unread(*checkpoint.vae(), VAE::from_safetensors(kModel)), std::set<std::string>{});
+  EXPECT_EQ(unread(*checkpoint.vae(), AutoencoderKL::from_safetensors(kModel)), std::set<std::string>{});
   EXPECT_EQ(unread(*checkpoint.clip_g(), text.clip_g), std::set<std::string>{});
   EXPECT_EQ(unread(*checkpoint.clip_l(), text.clip_l), std::set<std::string>{});
 }

@@ -34,7 +34,11 @@ UNet make_unet(const Case& c) {
   return unet;
 }
 
-VAE make_vae(const Case& c) { return VAE(Scope(*weights(c, vae_prefix, &Checkpoint::vae), c.dtype, c.device)); }
+AutoencoderKL make_vae(const Case& c) {
+  AutoencoderKL network(Scope(*weights(c, vae_prefix, &Checkpoint::vae), c.dtype, c.device));
+  if (network.can_fuse()) network.fuse();
+  return network;
+}
 
 CLIPTextEncoder make_clip_l(const Case& c) {
   const Geometry::Clip& clip = c.geometry.clip_l;

@@ -10,7 +10,7 @@ namespace eri::parity {
 
 // The models of a case: its checkpoint, or its geometry's synthetic one, of which only the part asked for is made.
 UNet make_unet(const Case& c);
-VAE make_vae(const Case& c);
+AutoencoderKL make_vae(const Case& c);
 CLIPTextEncoder make_clip_l(const Case& c);
 CLIPTextEncoder make_clip_g(const Case& c);
 

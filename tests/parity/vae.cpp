@@ -6,12 +6,12 @@ namespace eri::parity {
 namespace {
 
 // What a case's scale is of ours: 1, unless a geometry is no SDXL.
-float scale_ratio(const Case& c) { return c.params.at("scale").get<float>() / VAE::scale; }
+float scale_ratio(const Case& c) { return c.params.at("scale").get<float>() / AutoencoderKL::scale; }
 
 }  // namespace
 
 Tensors vae_encode(const Case& c) {
-  const VAE::Posterior posterior = make_vae(c).posterior(c.input("image"));
+  const Posterior posterior = posterior_of(make_vae(c).moments(c.input("image")));
   return {{"mean", posterior.mean},
           {"logvar", posterior.logvar},
           {"latent", sample(posterior, c.input("noise")) * scale_ratio(c)}};

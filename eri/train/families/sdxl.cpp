@@ -4,10 +4,10 @@
 
 #include "eri/diffusion/noise_schedule.h"
 #include "eri/lora/sdxl_lora.h"
-#include "eri/models/autoencoder_kl.h"
 #include "eri/models/checkpoint.h"
 #include "eri/models/text_conditioning.h"
 #include "eri/models/unet.h"
+#include "eri/models/vae.h"
 #include "eri/sampling/drawing.h"
 #include "eri/train/family.h"
 #include "flame/ops/loss.h"
@@ -23,8 +23,9 @@ std::jthread reader_of(flame::SafetensorsFile file) {
 
 class Sdxl : public Family {
  public:
-  Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype)
+  Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool no_half_vae)
       : device_(device),
+        vae_dtype_(vae_dtype(dtype, device, no_half_vae)),
         prediction_(checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
         schedule_(checkpoint.zero_terminal_snr(), device),
         denoiser_(schedule_, prediction_),
@@ -125,7 +126,7 @@ class Sdxl : public Family {
   int64_t timesteps() const override { return NoiseSchedule::steps; }
 
  private:
-  VAE load_vae() const { return VAE::from_safetensors(checkpoint_.path(), device_); }
+  VAE load_vae() const { return VAE::from_safetensors(checkpoint_.path(), device_, vae_dtype_); }
   const UNet& unet() const {
     flame::require(unet_.has_value(), "Sdxl", "the UNet is not there: call load_network() before");
     return *unet_;
@@ -140,6 +141,7 @@ class Sdxl : public Family {
   }
 
   flame::Device device_;
+  flame::DType vae_dtype_;
   Prediction prediction_;
   NoiseSchedule schedule_;
   Denoiser denoiser_;
@@ -154,8 +156,9 @@ class Sdxl : public Family {
 
 }  // namespace
 
-std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device, flame::DType dtype) {
-  return std::make_unique<Sdxl>(Checkpoint(checkpoint), device, dtype);
+std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device, flame::DType dtype,
+                                  bool no_half_vae) {
+  return std::make_unique<Sdxl>(Checkpoint(checkpoint), device, dtype, no_half_vae);
 }
 
 }  // namespace eri
