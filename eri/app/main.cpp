@@ -70,7 +70,8 @@ void Machine::add_to(CLI::App& command) {
   add("--device", device, "auto (a GPU if there is one), cpu or cuda:0");
   add("--dtype", dtype, "what the networks compute in: f32, f16, bf16 or auto (bf16 on a GPU)");
   add("--threads", threads, "CPU threads; 0: all cores");
-  add("--max_vram", max_vram, "the most of a GPU's memory to use, in GiB; 0: no limit")->check(CLI::NonNegativeNumber);
+  add("--max_vram", max_vram, "the most of a GPU's memory to use, in GiB, 0.75 of it for the driver; 0: no limit")
+      ->check(CLI::NonNegativeNumber);
   command.add_flag("--allow_tf32", allow_tf32, "products of f32 on a GPU may round their factors to TF32")
       ->group("Machine");
   command.add_flag("--no_half_vae", no_half_vae, "the autoencoder computes in f32 on a GPU too, not in bf16")
@@ -78,7 +79,7 @@ void Machine::add_to(CLI::App& command) {
 }
 
 void Machine::apply() const {
-  flame::set_memory_limit(chosen_device(), static_cast<size_t>(max_vram * (1 << 30)));
+  flame::set_memory_limit(chosen_device(), buffer_limit(max_vram));
   flame::set_tf32(allow_tf32);
   chosen_dtype();
   if (threads > 0) flame::set_threads(threads);

@@ -60,7 +60,8 @@ constexpr ConfigKey keys[] = {
     {"no_half_vae", &TrainConfig::no_half_vae, machine_group,
      "the autoencoder computes in f32 on a GPU too, not in bf16"},
     {"threads", &TrainConfig::threads, machine_group, "CPU threads; 0: all cores"},
-    {"max_vram", &TrainConfig::max_vram, machine_group, "the most of a GPU's memory to use, in GiB; 0: no limit"},
+    {"max_vram", &TrainConfig::max_vram, machine_group,
+     "the most of a GPU's memory to use, in GiB, 0.75 of it for the driver; 0: no limit"},
     {"allow_tf32", &TrainConfig::allow_tf32, machine_group, "products of f32 on a GPU may round their factors to TF32"},
     {"memory_policy", &TrainConfig::memory_policy, machine_group,
      "what a GPU keeps for the backward pass, the most and fastest first: lean, ff, attn_ff or block"},
@@ -217,6 +218,13 @@ flame::DType compute_dtype(std::string_view name, flame::Device device) {
   fail("expected auto, no (f32), fp16 or bf16, got '", name, "'");
 }
 
+size_t buffer_limit(double max_vram) {
+  if (max_vram == 0) return 0;
+  if (!(max_vram > driver_gib))
+    fail("max_vram: expected more than ", driver_gib, " GiB, which the driver and its libraries take, got ", max_vram);
+  return static_cast<size_t>((max_vram - driver_gib) * (1 << 30));
+}
+
 const char* mixed_precision_name(flame::DType dtype) {
   return dtype == flame::DType::f32 ? "no" : dtype == flame::DType::f16 ? "fp16" : "bf16";
 }
@@ -268,7 +276,6 @@ void validate(const TrainConfig& config) {
   check(draws || config.sample_prompts.empty(), "sample_prompts: when? give sample_every_n_steps or sample_at_first");
   not_negative("threads", static_cast<double>(config.threads));
   not_negative("seed", static_cast<double>(config.seed));
-  not_negative("max_vram", config.max_vram);
   check(config.optimizer_type == "AdamW", "optimizer_type: expected AdamW, got '", config.optimizer_type, "'");
   const auto parses = [&](const char* name, const auto& parse) {
     try {
@@ -278,6 +285,7 @@ void validate(const TrainConfig& config) {
     }
   };
   parses("lr_scheduler", [&] { flame::LearningRateSchedule::parse(config.lr_scheduler); });
+  parses("max_vram", [&] { buffer_limit(config.max_vram); });
   parses("memory_policy", [&] { parse_memory_policy(config.memory_policy); });
   parses("mixed_precision", [&] { compute_dtype(config.mixed_precision, flame::Device::cpu()); });
   if (!complaints.empty()) fail("the configuration cannot be used:", complaints);

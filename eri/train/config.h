@@ -60,6 +60,13 @@ struct TrainConfig {
 flame::DType compute_dtype(std::string_view name, flame::Device device);
 const char* mixed_precision_name(flame::DType dtype);  // kohya's
 
+// What of a GPU's memory is not ours to share out: the driver's context, the libraries' kernels, captured steps. 0.71
+// GiB on an H100 while it trains SDXL.
+inline constexpr double driver_gib = 0.75;
+// The bytes that buffers may take where nvidia-smi is to show no more than `max_vram` GiB; 0 (no limit) for 0. Throws
+// where nothing is left.
+size_t buffer_limit(double max_vram);
+
 // One key: what TOML, the command line, the help and a saved run know about it.
 struct ConfigKey {
   using Member = std::variant<std::string TrainConfig::*, int64_t TrainConfig::*, double TrainConfig::*,

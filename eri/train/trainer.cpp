@@ -89,7 +89,7 @@ Trainer::Trainer(const TrainConfig& config)
   const flame::Device device = flame::Device::parse(config_.device);
   flame::set_deterministic(config_.deterministic);
   flame::set_tf32(config_.allow_tf32);
-  flame::set_memory_limit(device, static_cast<size_t>(config_.max_vram * GiB));
+  flame::set_memory_limit(device, buffer_limit(config_.max_vram));
   check_output(config_);
   const std::future<void> libraries = open_libraries(device);
   start_.lap("device");

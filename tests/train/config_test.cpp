@@ -82,6 +82,7 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
            {"optimizer_type = 'SGD'", {"optimizer_type", "AdamW"}},
            {"mixed_precision = 'fp8'", {"mixed_precision", "bf16"}},
            {"max_vram = -1", {"max_vram"}},
+           {"max_vram = 0.5", {"max_vram", "0.75 GiB"}},
            {"network_alpha = 0", {"network_alpha"}},
            {"train_batch_size = 0", {"train_batch_size"}},
            {"learning_rate = nan", {"learning_rate"}},

@@ -45,8 +45,7 @@ TEST_F(SecondDevice, ComputesInTurnAndInThreads) {
   const std::vector<float> expected = result_on(Device::cpu());
   for (int index : {1, 0, 1}) expect_near(result_on(Device::cuda(index)), expected);
   std::vector<std::thread> threads;
-  for (int index : {1, 0})
-    threads.emplace_back([&, index] { expect_near(result_on(Device::cuda(index)), expected); });
+  for (int index : {1, 0}) threads.emplace_back([&, index] { expect_near(result_on(Device::cuda(index)), expected); });
   for (std::thread& thread : threads) thread.join();
 }
 
