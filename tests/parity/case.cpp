@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 
 #include "flame/io/safetensors.h"
 
@@ -21,6 +22,11 @@ std::vector<Tolerance> read_tolerances(const nlohmann::ordered_json& json) {
   std::vector<Tolerance> result;
   for (const auto& [pattern, limit] : json.items()) result.push_back({pattern, limit});
   return result;
+}
+
+// Without one, only what is missing or not a number fails.
+double read_tolerance(const nlohmann::ordered_json& json) {
+  return json.is_null() ? std::numeric_limits<double>::max() : json.get<double>();
 }
 
 bool is_pattern(std::string_view name) { return name.find('*') != name.npos; }
@@ -70,7 +76,7 @@ Case load_case(const fs::path& folder, const Options& options) {
       flame::fail("the case was made with the weights of a file: name it with --checkpoint");
   }
   result.tolerances = read_tolerances(json.at("tolerances"));
-  result.tolerances.push_back({"*", json.at("tolerance")});
+  result.tolerances.push_back({"*", read_tolerance(json.at("tolerance"))});
   result.groups = read_tolerances(json.at("groups"));
   if (const std::string dtype(flame::name(options.dtype)); json.contains(dtype))
     judge_by_reference(result, json.at(dtype));

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <limits>
 
 #include "compare.h"
 
@@ -15,9 +16,10 @@ class Judging : public testing::Test {
   void SetUp() override { std::filesystem::create_directories(folder_); }
   void TearDown() override { std::filesystem::remove_all(folder_.parent_path()); }
 
-  Case load(DType dtype, const std::string& geometry = "null") const {
+  Case load(DType dtype, const std::string& geometry = "null", const std::string& tolerance = "1e-4") const {
     std::ofstream(folder_ / "case.json") << R"({"kind": "unet_loss", "params": {}, "seed": null, "geometry": )"
-                                         << geometry << R"(, "tolerance": 1e-4, "tolerances": {"grad.*": 1e-3},
+                                         << geometry << R"(, "tolerance": )" << tolerance
+                                         << R"(, "tolerances": {"grad.*": 1e-3},
       "groups": {"grad.*": 1e-3}, "bf16": {"out": 0.01, "grad.a": 0.1, "grad.b": 0.1, "grad.*": 0.1}})";
     Options options;
     options.geometries = TESTS_DIR "/geometries";
@@ -58,6 +60,12 @@ TEST_F(Judging, Bf16ByHowFarTheReferenceIsItself) {
   EXPECT_EQ(failures(c, 0, 0.111f, 0.111f), Names{"all:grad.*"});
   EXPECT_EQ(failures(c, 0, 0.15f, 0), Names{});  // a single one of a group may be further away
   EXPECT_EQ(failures(c, 0, 0.31f, 0), (Names{"grad.a", "all:grad.*"}));
+}
+
+TEST_F(Judging, ANullToleranceStillWantsNumbers) {
+  const Case c = load(DType::f32, "null", "null");
+  EXPECT_EQ(failures(c, 1e6f, 0, 0), Names{});
+  EXPECT_EQ(failures(c, std::numeric_limits<float>::quiet_NaN(), 0, 0), Names{"out"});
 }
 
 TEST_F(Judging, ACaseWithoutASeedNeedsAFile) {

@@ -3,6 +3,7 @@
 #include "eri/models/checkpoint.h"
 #include "eri/models/open_clip.h"
 #include "eri/models/synthetic.h"
+#include "flame/ops/pointwise.h"
 
 namespace eri::parity {
 namespace {
@@ -26,10 +27,38 @@ Weights weights(const Case& c, std::string_view prefix, Weights (Checkpoint::*pa
   return std::make_shared<OpenClipSource>(synthetic);
 }
 
+// A UNet's weights with what its residual branches add made smaller: the last layer of each times a factor.
+class ScaledBranches : public flame::WeightSource {
+ public:
+  ScaledBranches(Weights weights, float factor) : weights_(std::move(weights)), factor_(factor) {}
+  std::string describe() const override { return weights_->describe(); }
+  std::vector<std::string> names() const override { return weights_->names(); }
+  std::optional<flame::Shape> find(const std::string& name) const override { return weights_->find(name); }
+  std::string full_name(const std::string& name) const override { return weights_->full_name(name); }
+  Tensor read(const std::string& name) const override {
+    const Tensor value = weights_->read(name);
+    return ends_a_branch(name) ? value.to(flame::DType::f32) * factor_ : value;
+  }
+
+ private:
+  static bool ends_a_branch(std::string_view name) {
+    const std::string_view layer = name.substr(0, name.rfind('.'));
+    for (const std::string_view last : {".out_layers.3", ".to_out.0", ".ff.net.2", ".proj_out"})
+      if (layer.ends_with(last)) return true;
+    return false;
+  }
+
+  Weights weights_;
+  float factor_;
+};
+
 }  // namespace
 
 UNet make_unet(const Case& c) {
-  UNet unet(Scope(*weights(c, unet_prefix, &Checkpoint::unet), c.dtype, c.device), c.geometry.unet.head_dim);
+  Weights part = weights(c, unet_prefix, &Checkpoint::unet);
+  if (c.params.contains("residual_scale"))
+    part = std::make_shared<ScaledBranches>(part, c.params.at("residual_scale").get<float>());
+  UNet unet(Scope(*part, c.dtype, c.device), c.geometry.unet.head_dim);
   flame::release_cache(Device::cpu());  // of what was turned at load
   return unet;
 }

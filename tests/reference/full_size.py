@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Writes parity cases of a whole SDXL from diffusers, transformers and peft, at the size that people train and draw at.
 
-usage: full_size.py CHECKPOINT GEOMETRY OUT [--device cuda] [--size 1024] [--steps 20]
+usage: full_size.py CHECKPOINT GEOMETRY OUT [--device cuda] [--size 1024] [--steps 20] [--as_is]
 
 CHECKPOINT is a single file such as `eri synth` writes, GEOMETRY what it was made from, OUT the folder for the cases:
 tests/parity/README.md says what is in them. What is expected is computed in f32 without TF32; each case also says how far
 the same libraries' bf16 results are from that. OUT/../about.json names the card and versions. A CHECKPOINT that is not
-there yet is waited for.
+there yet is waited for. With --as_is it also draws with the weights as they are.
 """
 import argparse
 import json
@@ -29,6 +29,8 @@ TEXTS, START, END = 16, 49406, 49407
 TIMESTEPS = [200, 700]
 RANK, ALPHA = 16, 8
 CFG = 7.0
+RESIDUAL_SCALE = 1 / 4  # of the weights that draw; a power of two, so that scaling rounds nothing
+BRANCH_ENDS = (".conv2", ".to_out.0", ".ff.net.2", ".proj_out")
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 PATIENCE = 300  # seconds, for the checkpoint
 FORWARD, GRADIENTS, SAMPLING = 1e-4, 1e-3, 1e-3  # relative L2 in f32
@@ -228,7 +230,17 @@ class ComfyNormal(EulerDiscreteScheduler):
         self._step_index = self._begin_index = None
 
 
-def drawing(models, unet, cases, inputs, size, steps):
+def scale_branches(unet, factor):
+    """What each residual branch of the UNet adds, times a factor."""
+    for path, parameter in unet.named_parameters():
+        if path.rsplit(".", 1)[0].endswith(BRANCH_ENDS):
+            parameter.data *= factor
+
+
+def drawing(models, unet, cases, inputs, size, steps, as_is):
+    """A network of random weights multiplies rounding by far more than a trained one, and with it each step of sampling:
+    what is judged is drawn with smaller residual branches. As is, the weights only show how far the reference's own two
+    results are apart when the noise differs by rounding."""
     positive = inputs.condition(models.unet_sizes, 1, size)
     negative = inputs.condition(models.unet_sizes, 1, size)
     noise = inputs.normal(1, 4, size // 8, size // 8)
@@ -237,14 +249,27 @@ def drawing(models, unet, cases, inputs, size, steps):
     pipeline = StableDiffusionXLPipeline(vae=None, text_encoder=None, text_encoder_2=None, tokenizer=None,
                                          tokenizer_2=None, unet=unet, scheduler=scheduler, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
-    latent = pipeline(prompt_embeds=positive["context"], negative_prompt_embeds=negative["context"],
-                      pooled_prompt_embeds=positive["pooled"], negative_pooled_prompt_embeds=negative["pooled"],
-                      latents=noise, height=size, width=size, num_inference_steps=steps, guidance_scale=CFG,
-                      output_type="latent").images
-    cases.write("drawing", "drawing", f"diffusers' pipeline, {steps} steps, {size} x {size}",
-                {"noise": noise, **positive, "negative_context": negative["context"],
-                 "negative_pooled": negative["pooled"]},
-                {"latent": latent}, SAMPLING, params={"steps": steps, "cfg": CFG})
+    nearly = noise * (1 + 1e-6 * torch.randn(noise.shape, generator=torch.Generator().manual_seed(SEED)).to(noise.device))
+
+    def draw(latents):
+        return {"latent": pipeline(
+            prompt_embeds=positive["context"], negative_prompt_embeds=negative["context"],
+            pooled_prompt_embeds=positive["pooled"], negative_pooled_prompt_embeds=negative["pooled"], latents=latents,
+            height=size, width=size, num_inference_steps=steps, guidance_scale=CFG, output_type="latent").images}
+
+    def write(name, tolerance, params):
+        latent = draw(noise)
+        apart = {"reference_apart": distances(draw(nearly), latent, [])["latent"]} if as_is else {}
+        cases.write(name, "drawing", f"diffusers' pipeline, {steps} steps, {size} x {size}",
+                    {"noise": noise, **positive, "negative_context": negative["context"],
+                     "negative_pooled": negative["pooled"]}, latent, tolerance,
+                    params={"steps": steps, "cfg": CFG, **apart, **params})
+
+    if as_is:
+        write("drawing_as_is", None, {})
+    scale_branches(unet, RESIDUAL_SCALE)
+    write("drawing", SAMPLING, {"residual_scale": RESIDUAL_SCALE})
+    scale_branches(unet, 1 / RESIDUAL_SCALE)
 
 
 def unet_inputs(models, inputs, size):
@@ -276,13 +301,13 @@ def add_lora(unet, names, inputs):
     return factors, {**file, **{name: parameter.detach() for name, parameter in factors.items()}}
 
 
-def unet_cases(models, cases, inputs, size, steps):
+def unet_cases(models, cases, inputs, size, steps, as_is):
     unet, names = models.unet()
     say("the UNet is loaded")
     plain, trained = unet_inputs(models, inputs, size), unet_inputs(models, inputs, size)
     target = inputs.normal(*trained["x"].shape)
     with torch.no_grad():
-        drawing(models, unet, cases, inputs, size, steps)
+        drawing(models, unet, cases, inputs, size, steps, as_is)
         out = {"out": predict(unet, plain, torch.float32)}
 
     factors, file = add_lora(unet, names, inputs)
@@ -319,12 +344,13 @@ def main():
     parser.add_argument("--device", default="cuda", type=torch.device)
     parser.add_argument("--size", default=1024, type=int, help="of pictures, in pixels")
     parser.add_argument("--steps", default=20, type=int, help="of sampling")
+    parser.add_argument("--as_is", action="store_true", help="draw with the checkpoint's own weights too, not judged")
     arguments = parser.parse_args()
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     on_gpu = arguments.device.type == "cuda"
     about = {"card": torch.cuda.get_device_name() if on_gpu else "CPU", "geometry": arguments.geometry.stem,
-             "size": arguments.size, "steps": arguments.steps,
+             "size": arguments.size, "steps": arguments.steps, "residual_scale": RESIDUAL_SCALE,
              "versions": {library.__name__: library.__version__ for library in (torch, diffusers, transformers, peft)}}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out.parent / "about.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -335,7 +361,7 @@ def main():
     cases, inputs = Cases(arguments.out, arguments.geometry.stem), Inputs(arguments.device)
     text(models, cases, inputs)
     vae(models, cases, inputs, arguments.size)
-    unet_cases(models, cases, inputs, arguments.size, arguments.steps)
+    unet_cases(models, cases, inputs, arguments.size, arguments.steps, arguments.as_is)
     if on_gpu:
         say(f"peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 

@@ -178,13 +178,18 @@ def agreement(logs):
     parts = []
     for log in of(logs, "agreement")[-1:]:
         def figures(row, run, *keys):
-            return [format(row[run][key], ".3f" if key == "ratio" else ".1e") if run in row else "" for key in keys]
+            return [format(row[run][key], ".3f" if key == "ratio" else ".1e") if row.get(run, {}).get(key) is not None
+                    else "" for key in keys]
 
         rows = [[row["what"], *figures(row, "f32", "error", "limit"), *figures(row, "bf16", "error", "reference", "ratio"),
                  *figures(row, "fused", "error", "ratio")] for row in log["rows"]]
         versions = ", ".join(f"{name} {version}" for name, version in log["versions"].items())
         parts.append(f"{log['card']}, {log['size']} x {log['size']}, {versions}, {measured(log)}:\n\n" + table(
             ["", "f32", "bound", "bf16", "theirs", "ratio", "bf16, fused", "ratio"], rows))
+        apart = [f"{row['what']}: {row['reference_apart']:.1e}" for row in log["rows"] if "reference_apart" in row]
+        if apart:
+            parts.append("What has no bound is not judged. How far apart the reference's own results are from noise that "
+                         f"differs by 1e-6: {'; '.join(apart)}.")
     return "\n\n".join(parts) or "Not measured yet; `tools/full_size_parity.sh` does it."
 
 
