@@ -1,6 +1,7 @@
 // Training on a GPU holds what it held, however long a run is and however often one begins and ends. Skipped where
 // there is no GPU.
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -55,6 +56,12 @@ double resident() {
   size_t total = 0, pages = 0;
   std::ifstream("/proc/self/statm") >> total >> pages;
   return static_cast<double>(pages) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
+
+// Of malloc's, which tells what is lost from what is only not given back.
+double in_use() {
+  const struct mallinfo2 all = ::mallinfo2();
+  return static_cast<double>(all.uordblks + all.hblkhd);
 }
 
 class Endurance : public testing::Test {
@@ -133,20 +140,21 @@ class Cycles {
     if (cycle > 2) {
       ASSERT_EQ(now, settled_) << "after cycle " << cycle;
     }
-    if (cycle == 5) on_card_ = on_card(), resident_ = resident();
+    if (cycle == 5) on_card_ = on_card(), resident_ = resident(), in_use_ = in_use();
   }
   void expect_nothing_left(int cycles) const {
     EXPECT_EQ(on_card(), on_card_);
     EXPECT_LE(resident(), resident_ * 1.01);
     std::cout << cycles << " cycles: " << settled_ << " bytes, " << on_card_ << " MiB of the card, " << resident_ / MiB
-              << " MiB of the host's memory, at the end " << resident() / MiB << std::endl;
+              << " MiB of the host's memory, at the end " << resident() / MiB << "; in use of malloc's "
+              << in_use_ / MiB << ", at the end " << in_use() / MiB << std::endl;
   }
 
  private:
   size_t left_ = 0;
   Held settled_ = {};
   int64_t on_card_ = 0;
-  double resident_ = 0;
+  double resident_ = 0, in_use_ = 0;
 };
 
 TEST_F(Endurance, FiftyTrainersLeaveNothing) {
