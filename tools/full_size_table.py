@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 
@@ -101,6 +102,15 @@ def main():
         parts += [f"{cell(row, run, 'error'):>9}{cell(row, run, 'reference'):>9}{cell(row, run, 'ratio', '.3f'):>7}"
                   for run in ("bf16", "fused")]
         print(f"{row['what']:44}{' |'.join(parts)}  {verdict(row)}")
+    # All gradients together are mostly the few largest ones; where those are no more than noise, this says more.
+    medians = {}
+    for run in sorted(set(logs) - {"f32"}):
+        reference = cases.get("unet_loss", {}).get("bf16", {})
+        ratios = [error / reference[name] for (case, name), (error, _) in logs[run].items()
+                  if case == "unet_loss" and name.startswith("grad.")]
+        if ratios:
+            medians[run] = statistics.median(ratios)
+            print(f"\n{run}: the median ratio of the {len(ratios)} single gradients is {medians[run]:.3f}")
     print(f"\n{len(complaints)} complaints" + "".join(f"\n  {line}" for line in complaints[:40]))
 
     def output(*command):
@@ -114,7 +124,7 @@ def main():
     log = {"benchmark": "agreement", "date": now.strftime("%Y-%m-%d"), "time": now.strftime("%H:%M:%S"),
            "commit": os.environ.get("COMMIT") or output("git", "-C", here, "rev-parse", "--short", "HEAD"), **about,
            "bf16_without_autocast": cases.get("unet_loss", {}).get("params", {}).get("bf16_without_autocast"),
-           "rows": rows, "complaints": complaints}
+           "median_ratio_of_gradients": medians, "rows": rows, "complaints": complaints}
     (work / "full-size.json").write_text(json.dumps(log, indent=1) + "\n")
     sys.exit(1 if complaints or not all(row["ok"] for row in rows) else 0)
 
