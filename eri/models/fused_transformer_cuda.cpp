@@ -26,12 +26,13 @@ Tensor rows_of(int64_t rows, int64_t columns, const Tensor& like) {
 
 cuda::Rows as_rows(const Matrix& m) { return {m.data, m.dtype, m.rows, m.columns, m.pitch}; }
 
-// Adapters' gradients on the second stream, and what they read, held until they are done.
+// Adapters' gradients, a turn's in one go on the second stream, and what they read, held until they are done.
 class SideWork {
  public:
   SideWork(Device device, bool wanted) : device_(device), wanted_(wanted) {}
   // On the way out of a failure the failure counts, not what it does to waiting.
   ~SideWork() {
+    given_.clear();
     try {
       finish();
     } catch (const flame::Error&) {
@@ -44,12 +45,15 @@ class SideWork {
     if (!wanted_ || !linear.trains()) return;
     held_.push_back(x.buffer);
     held_.push_back(dy.buffer);
-    linear.add_gradients(x, dy, gradients, held_);
+    const std::vector<cuda::AdapterGradient> more = linear.adapter_gradients(x, dy, gradients);
+    given_.insert(given_.end(), more.begin(), more.end());
   }
 
-  // The first stream waits for what was given before the last turn, which leaves the rest time to overlap.
+  // What was given since the last turn begins, and the first stream waits for what began then: it has had the time
+  // between to overlap.
   void turn() {
     if (held_.empty()) return;
+    cuda::add_adapter_gradients(cuda::fork(device_), std::exchange(given_, {}));
     const cudaEvent_t now = cuda::mark(device_);
     if (last_) cuda::wait_for(device_, last_);
     before_ = std::exchange(held_, {});
@@ -66,6 +70,7 @@ class SideWork {
  private:
   Device device_;
   bool wanted_;
+  std::vector<cuda::AdapterGradient> given_;
   std::vector<Tensor> held_, before_;
   cudaEvent_t last_ = nullptr;
 };

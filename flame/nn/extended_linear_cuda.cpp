@@ -76,48 +76,25 @@ void ExtendedLinear::backward(const Extended& dy, const Matrix* dx) const {
   if (dx) product(device_, on, dy.part(0, rows), false, block(0, 0, rows, in_), false, *dx, {});
 }
 
-void ExtendedLinear::add_gradients(const Extended& x, const Extended& dy, GradientMap& gradients,
-                                   std::vector<Tensor>& scratch) const {
-  if (parts_.empty()) return;
-  // What they are added to is made on the first stream, before the second one begins.
-  const auto sum_of = [&](const Tensor& factor) {
-    return factor.slot() ? gradients.accumulator(factor.slot()) : Tensor();
-  };
-  std::vector<std::pair<Tensor, Tensor>> sums;
-  for (const Part& part : parts_) sums.emplace_back(sum_of(part.adapter.down), sum_of(part.adapter.up));
-  const cudaStream_t on = fork(device_);
-  Tensor all_downs;  // dt' [x_hat | .. | 1]: what the gradients of all A are made from after a LayerNorm
-  if (gain_.defined()) {
-    all_downs = Tensor::empty({rank_, in_ + extra_}, DType::f32, device_);
-    scratch.push_back(all_downs);
-    product(device_, on, dy.part(out_, rank_), true, x.whole(), false, matrix(all_downs), {});
+std::vector<AdapterGradient> ExtendedLinear::adapter_gradients(const Extended& x, const Extended& dy,
+                                                               GradientMap& gradients) const {
+  std::vector<AdapterGradient> result;
+  for (const Part& part : parts_) {
+    const auto& [down, up, scale] = part.adapter;
+    if (up.slot())
+      result.push_back({.left = dy.part(part.first_row, part.out),
+                        .right = x.part(in_ + part.first_rank, part.rank),
+                        .to = gradients.accumulator(up.slot()).data<float>(),
+                        .scale = scale});
+    if (down.slot())
+      result.push_back({.left = x.main(),
+                        .right = dy.part(out_ + part.first_rank, part.rank),
+                        .to = gradients.accumulator(down.slot()).data<float>(),
+                        .ranks_first = true,
+                        .gain = gain(),
+                        .shift = shift()});
   }
-  for (size_t i = 0; i < parts_.size(); ++i) {
-    const Part& part = parts_[i];
-    const auto& [down, up] = sums[i];
-    if (up.defined())
-      product(device_, on, dy.part(part.first_row, part.out), true, x.part(in_ + part.first_rank, part.rank), false,
-              matrix(up), {.alpha = part.adapter.scale, .beta = 1});
-    if (down.defined() && !all_downs.defined())
-      product(device_, on, dy.part(out_ + part.first_rank, part.rank), true, x.main(), false, matrix(down),
-              {.beta = 1});
-  }
-  if (!all_downs.defined()) return;
-  std::vector<GradientPart> downs;
-  for (size_t i = 0; i < parts_.size(); ++i) {
-    if (!sums[i].first.defined()) continue;
-    const float* const from = all_downs.data<float>() + parts_[i].first_rank * (in_ + extra_);
-    downs.push_back({.from = from,
-                     .from_pitch = in_ + extra_,
-                     .gain = gain(),
-                     .shift = shift(),
-                     .sums = from + in_ + extra_ - 1,
-                     .sums_pitch = in_ + extra_,
-                     .to = sums[i].first.data<float>(),
-                     .rows = parts_[i].rank,
-                     .columns = in_});
-  }
-  cuda::add_gradients(device_, on, downs);
+  return result;
 }
 
 std::vector<AdapterPlace> ExtendedLinear::places() const {

@@ -4,6 +4,7 @@
 
 #include "flame/autograd/tape.h"
 #include "flame/nn/layers.h"
+#include "flame/ops/adapter_gradients_cuda.h"
 #include "flame/ops/extended_kernels_cuda.h"
 
 namespace flame::cuda {
@@ -19,7 +20,6 @@ struct Extended {
       : buffer(Tensor::empty({rows, width + extra}, dtype, device)), columns(width) {}
   Extended(Tensor rows, int64_t width) : buffer(std::move(rows)), columns(width) {}
   int64_t rows() const { return buffer.dim(0); }
-  Matrix whole() const { return part(0, buffer.dim(1)); }
   Matrix main() const { return part(0, columns); }
   Matrix part(int64_t begin, int64_t count) const {
     return {buffer.raw() + static_cast<size_t>(begin) * size_of(buffer.dtype()), buffer.dtype(), rows(), count,
@@ -53,9 +53,9 @@ class ExtendedLinear {
   void forward(const Extended& x, const Matrix& y, const Matrix* residual = nullptr) const;
   // dx = the gradient of x; fills dy's extra columns. Without dx only those.
   void backward(const Extended& dy, const Matrix* dx) const;
-  // Adds the adapters' gradients on the device's second stream; x and dy as forward() and backward() left them.
-  // `scratch` keeps what must live until that stream is done.
-  void add_gradients(const Extended& x, const Extended& dy, GradientMap& gradients, std::vector<Tensor>& scratch) const;
+  // The adapters' gradients, for add_adapter_gradients(), from x and dy as forward() and backward() left them. What
+  // they are added to is made now, in the order of the first stream.
+  std::vector<AdapterGradient> adapter_gradients(const Extended& x, const Extended& dy, GradientMap& gradients) const;
 
   std::vector<AdapterPlace> places() const;  // for refresh_adapters()
 

@@ -148,23 +148,12 @@ __global__ void refresh_kernel(const AdapterPlace* places) {
     b[i / rank * place.pitch_b + i % rank] = T(place.scale * place.up[i]);
 }
 
-__device__ void add_part(const GradientPart& part) {
-  for (int64_t j = blockIdx.x; j < part.rows; j += gridDim.x) {
-    const float sum = part.shift ? part.sums[j * part.sums_pitch] : 0.0f;
-    for (int64_t i = threadIdx.x; i < part.columns; i += blockDim.x) {
-      float value = part.scale * part.from[j * part.from_pitch + i];
-      if (part.gain) value *= part.gain[i];
-      if (part.shift) value += sum * part.shift[i];
-      part.to[j * part.columns + i] += value;
-    }
-  }
+__global__ void add_gradients_kernel(const GradientPart* parts) {
+  const GradientPart part = parts[blockIdx.y];
+  for (int64_t j = blockIdx.x; j < part.rows; j += gridDim.x)
+    for (int64_t i = threadIdx.x; i < part.columns; i += blockDim.x)
+      part.to[j * part.columns + i] += part.scale * part.from[j * part.from_pitch + i];
 }
-
-struct Parts {
-  GradientPart parts[gradient_parts];
-};
-__global__ void add_gradients_kernel(Parts parts) { add_part(parts.parts[blockIdx.y]); }
-__global__ void add_gradients_table_kernel(const GradientPart* parts) { add_part(parts[blockIdx.y]); }
 
 template <class T>
 __global__ void place_kernel(const T* weight, const float* gain, T* to, int64_t in, int64_t pitch) {
@@ -225,25 +214,10 @@ void refresh_adapters(Device device, const AdapterPlace* places, int count, int6
   check_launch();
 }
 
-void add_gradients(Device, cudaStream_t stream, std::span<const GradientPart> parts) {
-  if (parts.empty()) return;
-  require(parts.size() <= gradient_parts, "add_gradients", "expected at most ", gradient_parts, " parts, got ",
-          parts.size());
-  Parts by_value = {};
-  int64_t most_rows = 1;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    by_value.parts[i] = parts[i];
-    most_rows = std::max(most_rows, parts[i].rows);
-  }
-  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(most_rows, 256)), static_cast<unsigned>(parts.size()));
-  add_gradients_kernel<<<grid, 256, 0, stream>>>(by_value);
-  check_launch();
-}
-
 void add_gradients(Device, cudaStream_t stream, const GradientPart* parts_on_device, int count, int64_t most_rows) {
   if (count == 0) return;
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>(most_rows, 256)), static_cast<unsigned>(count));
-  add_gradients_table_kernel<<<grid, 256, 0, stream>>>(parts_on_device);
+  add_gradients_kernel<<<grid, 256, 0, stream>>>(parts_on_device);
   check_launch();
 }
 

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <span>
-
 #include "flame/device/cuda.h"
 #include "flame/ops/gemm_cuda.h"
 
@@ -28,19 +26,15 @@ struct AdapterPlace {
 // Writes the masters of many adapters into their matrices. `places` is in the device's memory.
 void refresh_adapters(Device device, const AdapterPlace* places, int count, int64_t most_rows, DType dtype);
 
-// to[j, i] += scale from[j, i] gain[i] + sums[j] shift[i] (the second term and the gain only where they are not null).
+// to[j, i] += scale from[j, i].
 struct GradientPart {
   const float* from = nullptr;
   int64_t from_pitch = 0;
   float scale = 1;
-  const float *gain = nullptr, *shift = nullptr, *sums = nullptr;
-  int64_t sums_pitch = 0;
   float* to = nullptr;
   int64_t rows = 0, columns = 0;
   friend bool operator==(const GradientPart&, const GradientPart&) = default;
 };
-inline constexpr int gradient_parts = 4;
-void add_gradients(Device device, cudaStream_t stream, std::span<const GradientPart> parts);  // at most gradient_parts
 void add_gradients(Device device, cudaStream_t stream, const GradientPart* parts_on_device, int count,
                    int64_t most_rows);
 
