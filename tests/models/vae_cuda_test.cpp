@@ -70,8 +70,9 @@ class VaeOnGpu : public testing::Test {
   Generator generator_{7};
 };
 
-// In 16 bits the fused way may be as far from f32 as the layers one by one are, and a tenth more for chance.
-constexpr double kAsFar = 1.1;
+// In 16 bits the fused way may be as far from f32 as the layers one by one are, and a tenth more; and four times what
+// the ratio of two root mean squares over so few values scatters by.
+double as_far(const Tensor& values) { return 1.1 + 4 / std::sqrt(static_cast<double>(values.numel())); }
 
 TEST_F(VaeOnGpu, FusedIsAsNearToF32AsLayerByLayer) {
   const AutoencoderKL wide = make(DType::f32);
@@ -84,8 +85,8 @@ TEST_F(VaeOnGpu, FusedIsAsNearToF32AsLayerByLayer) {
       const double got_moments = distance(fast.moments(image), moments), got = distance(fast.decode(z), decoded);
       std::cout << dtype << ", " << n << " x " << height << " x " << width << ": moments " << got_moments
                 << " (layer by layer " << far_moments << "), picture " << got << " (" << far << ")\n";
-      EXPECT_LT(got_moments, kAsFar * far_moments);
-      EXPECT_LT(got, kAsFar * far);
+      EXPECT_LT(got_moments, as_far(moments) * far_moments);
+      EXPECT_LT(got, as_far(decoded) * far);
     }
   }
 }
@@ -110,7 +111,7 @@ TEST_F(VaeOnGpu, RepeatsAndReplaysToTheBit) {
 
 TEST_F(VaeOnGpu, OneTileThatHoldsAllIsTheWhole) {
   const AutoencoderKL network = fused(DType::bf16);
-  const Tensor z = latents(1, 12, 9);
+  const Tensor z = latents(1, 9, 7);  // no larger than the step to the next tile
   EXPECT_TRUE(same_bits(decode_in_tiles(network, z, 96), network.decode(z)));
 }
 
