@@ -87,8 +87,9 @@ void product(Device device, cudaStream_t stream, const Matrix& a, bool ta, const
                          epilogue.alpha,
                          beta,
                          epilogue.bias};
-    // With both an addend and a bias the library's kernels round to 16 bits again and again on the way.
-    const bool in_one_step = out.dtype == DType::f32 || beta == 0 || !now.bias;
+    // With both an addend and a bias the library's kernels round to 16 bits again and again on the way; with a bias
+    // and rows of no multiple of 16 bytes some round before they add it.
+    const bool in_one_step = out.dtype == DType::f32 || !now.bias || (beta == 0 && now.out.pitch % 8 == 0);
     if (now.depth() == 0) {
       finish_product(device, stream, nullptr, beta, now.c, now.bias, now.out);
     } else if (!(in_one_step && CublasLt::on(device).run(stream, now)) && !run_in_two_steps(device, stream, now)) {
