@@ -91,13 +91,13 @@ void gather(const Neighbourhoods& seen, const Tensor& x, int64_t first, const Te
   gather<uint16_t>(seen, x, first, rows);
 }
 
-// Calls f(first pixel, rows) for blocks of pixels that take a bounded amount of memory.
+// Calls f(first pixel, rows) for blocks of pixels, `most` at a time, that take a bounded amount of memory.
 template <class F>
-void for_blocks(const Neighbourhoods& seen, const Tensor& x, const F& f) {
+void for_blocks(const Neighbourhoods& seen, const Tensor& x, const F& f, int64_t most = INT64_MAX) {
   constexpr int64_t most_bytes = int64_t{256} << 20;
   const int64_t width = seen.width(), row_bytes = width * static_cast<int64_t>(size_of(x.dtype()));
   require(width > 0 && width < INT32_MAX, "conv2d", "cannot convolve neighbourhoods of ", width, " values");
-  const int64_t together = std::clamp<int64_t>(most_bytes / row_bytes, 1, seen.pixels);
+  const int64_t together = std::clamp<int64_t>(most_bytes / row_bytes, 1, std::min(seen.pixels, most));
   const Tensor scratch = Tensor::empty({together, width}, x.dtype(), x.device());
   for (int64_t first = 0; first < seen.pixels; first += together) {
     const Tensor rows = scratch.rows(0, std::min(together, seen.pixels - first));
@@ -160,11 +160,13 @@ void conv2d_input_gradient_by_gemm(const Convolution& conv, const Tensor& dy, co
 void conv2d_weight_gradient_by_gemm(const Convolution& conv, const Tensor& x, const Tensor& dy, const Tensor& dw) {
   const Neighbourhoods seen = seen_by_results(conv);
   const Tensor gradients = as_f32(as_matrix(dy));
-  write_as_f32(dw, [&](const Tensor& to) {  // blocks of pixels are added up, in f32
+  constexpr int64_t most = 8192;  // pixels in a sum: a longer one in f32 loses what comes last
+  write_as_f32(dw, [&](const Tensor& to) {
     const Tensor sums = to.view({to.dim(0), seen.width()});
-    for_blocks(seen, as_f32(x), [&](int64_t first, const Tensor& rows) {
+    const auto add = [&](int64_t first, const Tensor& rows) {
       gemm(gradients.rows(first, rows.dim(0)), rows, sums, {.transpose_a = true, .accumulate = first > 0});
-    });
+    };
+    for_blocks(seen, as_f32(x), add, most);
   });
 }
 
