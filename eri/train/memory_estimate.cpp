@@ -20,7 +20,7 @@ struct Transformer {
 // Where the transformers are, and how many elements the norms between them keep.
 struct Walk {
   std::vector<Transformer> transformers;
-  int64_t kept_by_norms = 0;
+  int64_t kept_by_norms = 0, kept_after_transformers = 0;  // the latter: of the norms after the last of them
 
   explicit Walk(const MemoryQuestion& question) : unet_(question.unet), picture_(question.samples) {
     picture_ *= (question.height / 8) * (question.width / 8);
@@ -53,12 +53,15 @@ struct Walk {
     if (!depth) return out;
     norm(rows, out);
     transformers.push_back({rows, out, depth});
+    kept_after_transformers = 0;
     return out;
   }
 
   // Before the first adapter there is no gradient, for which a norm would keep its input.
   void norm(int64_t rows, int64_t channels) {
-    if (!transformers.empty()) kept_by_norms += rows * channels;
+    if (transformers.empty()) return;
+    kept_by_norms += rows * channels;
+    kept_after_transformers += rows * channels;
   }
 
   const Geometry::UNet& unet_;
@@ -119,12 +122,16 @@ void add_activations(const MemoryQuestion& question, const Walk& walk, MemoryEst
     const BlockActivations block(rows, width, question.rank, question.policy);
     sum.kept += depth * block.kept + 2 * rows * (width + extra_columns(question.rank)) * kElement;
     // What GEGLU gives, which its own gradient left its place to, or a matrix of scores, which is what cuDNN's
-    // repeatable attention backward works with; what is computed again leaves a gap of its size, so that it counts
-    // twice (measured).
+    // repeatable attention backward works with, and what is computed again: when what the norms after the transformers
+    // kept is no longer needed.
     const int64_t scores = question.deterministic ? rows / question.samples * rows * (width / 64) * kElement : 0;
-    sum.working = std::max(sum.working, std::max(rows * 4 * width * kElement, scores) + 2 * block.again);
+    sum.working = std::max(sum.working, std::max(rows * 4 * width * kElement, scores) + block.again -
+                                            walk.kept_after_transformers * kElement);
     text += depth * 2 * width;
   }
+  // Or the forward pass' end: about five tensors of the whole picture's size in the last residual block (measured).
+  const int64_t pixels = question.samples * (question.height / 8) * (question.width / 8);
+  sum.working = std::max(sum.working, 5 * pixels * question.unet.model_channels * kElement);
   sum.working += question.samples * question.text_tokens * text * kElement + kWorkspaces;
 }
 
