@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "bench/graph_time_cuda.h"
 #include "flame/device/cuda.h"
 #include "flame/device/graph.h"
 #include "flame/nn/extended_linear_cuda.h"
@@ -87,44 +88,14 @@ void cublaslt(const Buffers& b) {
   }
 }
 
-// The median of seven replays of a graph of about a hundred calls, in microseconds a call.
-double microseconds(const std::vector<Buffers>& buffers, void (*call)(const Buffers&)) {
-  const Device gpu = Device::cuda();
-  const cudaStream_t stream = cuda::stream(gpu);
-  const size_t rounds = std::max<size_t>(1, 100 / buffers.size());
-  const ArenaScope arena(gpu);
-  call(buffers[0]);
-  const CapturedGraph graph(gpu, [&] {
-    for (size_t round = 0; round < rounds; ++round)
-      for (const Buffers& b : buffers) call(b);
-  });
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<double> times;
-  for (int replay = 0; replay < 8; ++replay) {
-    check(cudaEventRecord(begin, stream));
-    graph();
-    check(cudaEventRecord(end, stream));
-    check(cudaEventSynchronize(end));
-    float ms;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    if (replay > 0) times.push_back(ms * 1e3 / static_cast<double>(rounds * buffers.size()));
-  }
-  check(cudaEventDestroy(begin));
-  check(cudaEventDestroy(end));
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
 void report(const char* part, int64_t rows, const std::vector<Layer>& layers, int64_t rank) {
   std::vector<Buffers> cold;
   do cold.emplace_back(rows, layers, rank);
   while (cold.size() * cold[0].size() < cache);
   const std::vector<Buffers> warm = {cold[0]};
   std::printf("  %-16s %6.1f    %6.1f %6.1f    %6.1f %6.1f\n", part, cold[0].bytes / bytes_per_us,
-              microseconds(cold, ours), microseconds(warm, ours), microseconds(cold, cublaslt),
-              microseconds(warm, cublaslt));
+              bench::microseconds(cold, ours), bench::microseconds(warm, ours), bench::microseconds(cold, cublaslt),
+              bench::microseconds(warm, cublaslt));
 }
 
 }  // namespace

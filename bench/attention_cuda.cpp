@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bench/graph_time_cuda.h"
 #include "flame/device/cuda.h"
 #include "flame/device/graph.h"
 #include "flame/ops/cross_attention_cuda.h"
@@ -57,43 +58,12 @@ void gradient(const Buffers& b, CrossAttentionCut cut, bool keys_too) {
                            b.workspace.data<float>(), cut);
 }
 
-// The median of seven replays of a graph of about a hundred calls, in microseconds a call.
-template <class F>
-double microseconds(const std::vector<Buffers>& buffers, F&& call) {
-  const Device gpu = Device::cuda();
-  const cudaStream_t stream = cuda::stream(gpu);
-  const size_t rounds = std::max<size_t>(1, 100 / buffers.size());
-  const ArenaScope arena(gpu);
-  call(buffers[0]);
-  const CapturedGraph graph(gpu, [&] {
-    for (size_t round = 0; round < rounds; ++round)
-      for (const Buffers& b : buffers) call(b);
-  });
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<double> times;
-  for (int replay = 0; replay < 8; ++replay) {
-    check(cudaEventRecord(begin, stream));
-    graph();
-    check(cudaEventRecord(end, stream));
-    check(cudaEventSynchronize(end));
-    float ms;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    if (replay > 0) times.push_back(ms * 1e3 / static_cast<double>(rounds * buffers.size()));
-  }
-  check(cudaEventDestroy(begin));
-  check(cudaEventDestroy(end));
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
 struct Time {
   double cold, warm;
 };
 template <class F>
 Time times(const std::vector<Buffers>& buffers, F&& call) {
-  return {microseconds(buffers, call), microseconds({buffers[0]}, call)};
+  return {bench::microseconds(buffers, call), bench::microseconds(std::vector<Buffers>{buffers[0]}, call)};
 }
 
 void report(const char* what, double floor, const Time& ours, const Time& cudnn) {

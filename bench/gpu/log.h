@@ -5,11 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "flame/core/dtype.h"
 #include "flame/device/device.h"
 
 // What the programs of `make bench-gpu` have in common: how they time, and the head of the log that tools/gpu_report.py
 // reads. A log is one JSON object: the head, what was run, and "rows".
 namespace bench {
+
+flame::DType parse_dtype(const std::string& name);  // "f32", "f16" or "bf16"
 
 // "benchmark": its name; date and time (UTC), card, driver and commit.
 nlohmann::json log_header(const std::string& benchmark, flame::Device device, const std::string& commit);

@@ -48,6 +48,12 @@ std::string output_of(const char* command) {
 
 }  // namespace
 
+flame::DType parse_dtype(const std::string& name) {
+  for (flame::DType dtype : {flame::DType::f32, flame::DType::f16, flame::DType::bf16})
+    if (name == flame::name(dtype)) return dtype;
+  flame::fail("unknown dtype ", name);
+}
+
 json log_header(const std::string& benchmark, flame::Device device, const std::string& commit) {
   return {{"benchmark", benchmark},     {"date", utc_now("%Y-%m-%d")},
           {"time", utc_now("%H:%M")},   {"card", flame::cuda::properties(device).name},

@@ -30,12 +30,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-DType parse_dtype(const std::string& name) {
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    if (name == flame::name(dtype)) return dtype;
-  flame::fail("unknown dtype ", name);
-}
-
 json row(const char* what, const std::vector<float>& milliseconds) {
   json result = bench::spread(milliseconds);
   result["what"] = what;
@@ -51,7 +45,7 @@ void run(const Arguments& arguments) {
     eri::write_synthetic_checkpoint(arguments.checkpoint, eri::Geometry(), 0, DType::f16);
   }
   auto start = std::chrono::steady_clock::now();
-  eri::SDXLSampler sampler(arguments.checkpoint, device, parse_dtype(arguments.dtype));
+  eri::SDXLSampler sampler(arguments.checkpoint, device, bench::parse_dtype(arguments.dtype));
   sampler.prepare();
   flame::synchronize(device);
   const double load = seconds_since(start);

@@ -39,12 +39,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-DType parse_dtype(const std::string& name) {
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    if (name == flame::name(dtype)) return dtype;
-  flame::fail("unknown dtype ", name);
-}
-
 CachedDataset::Batch random_batch(int64_t samples, int64_t size, Device device) {
   flame::PurposeScope purpose(flame::Purpose::data);
   flame::Generator generator(1);
@@ -135,7 +129,7 @@ void run(const Arguments& arguments) {
               static_cast<long>(arguments.rank), static_cast<long>(arguments.size), static_cast<long>(arguments.size));
   const auto start = std::chrono::steady_clock::now();
   const SyntheticCheckpoint source(Geometry(), 0, unet_prefix);
-  const DType unet_dtype = parse_dtype(arguments.dtype);
+  const DType unet_dtype = bench::parse_dtype(arguments.dtype);
   UNet unet(flame::Scope(source, unet_dtype, device));
   flame::synchronize(device);
   std::printf("weights made in %.1f s, %.2f GiB\n", seconds_since(start), flame::memory_use(device).current / GiB);

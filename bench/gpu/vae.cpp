@@ -29,12 +29,6 @@ struct Arguments {
   bool kernels = false;
 };
 
-DType parse_dtype(const std::string& name) {
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    if (name == flame::name(dtype)) return dtype;
-  flame::fail("unknown dtype ", name);
-}
-
 void print_kernels(const json& profile) {
   std::printf("    busy %.2f ms of %.2f ms\n", profile["busy_us"].get<double>() / 1e3,
               profile["span_us"].get<double>() / 1e3);
@@ -71,7 +65,7 @@ void run(const Arguments& arguments) {
               static_cast<long>(arguments.size));
   const auto weights = std::make_shared<eri::SyntheticCheckpoint>(eri::Geometry(), 0, eri::vae_prefix);
   for (const std::string& dtype : arguments.dtypes) {
-    const eri::VAE vae(weights, parse_dtype(dtype), device);
+    const eri::VAE vae(weights, bench::parse_dtype(dtype), device);
     for (const int64_t batch : arguments.batch_sizes) {
       flame::Generator generator(1);
       const Tensor picture = Tensor::randn({batch, 3, arguments.size, arguments.size}, generator, device);

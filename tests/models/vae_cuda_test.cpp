@@ -8,22 +8,12 @@
 #include "flame/device/graph.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
+#include "tests/distance.h"
 
 namespace eri {
 namespace {
 
 using namespace flame;
-
-double distance(const Tensor& got, const Tensor& expected) {
-  EXPECT_EQ(got.shape(), expected.shape());
-  const std::vector<float> a = got.to_host<float>(), b = expected.to_host<float>();
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    error += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-    norm += double{b[i]} * b[i];
-  }
-  return std::sqrt(error / norm);
-}
 
 bool same_bits(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && a.to_host<float>() == b.to_host<float>();

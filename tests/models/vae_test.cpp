@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <limits>
 
 #include "../nn/weight_map.h"
@@ -10,6 +9,7 @@
 #include "eri/models/vae_tiling.h"
 #include "flame/io/safetensors.h"
 #include "flame/ops/pointwise.h"
+#include "tests/distance.h"
 
 // That the network's numbers are right is checked by the parity cases.
 namespace eri {
@@ -18,17 +18,6 @@ namespace {
 using namespace flame;
 
 const std::string kModel = "models/eri-tiny.safetensors";
-
-double distance(const Tensor& got, const Tensor& expected) {
-  EXPECT_EQ(got.shape(), expected.shape());
-  const std::vector<float> a = got.to_host<float>(), b = expected.to_host<float>();
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    error += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-    norm += double{b[i]} * b[i];
-  }
-  return std::sqrt(error / norm);
-}
 
 std::shared_ptr<WeightMap> weights() {
   const auto source = Checkpoint(kModel).vae();

@@ -4,10 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "flame/ops/attention_kernels.h"
 #include "flame/ops/layout.h"
+#include "tests/distance.h"
 
 namespace flame {
 namespace {
@@ -33,16 +32,6 @@ struct Operand {
   }
   cuda::HeadRows view() const { return {rows.raw() + before * size_of(rows.dtype()), rows.dim(1) * pitch, pitch}; }
 };
-
-double distance(const Tensor& got, const Tensor& expected) {
-  const std::vector<float> a = got.to_host<float>(), b = expected.to_host<float>();
-  double error = 0, size = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    error += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
-    size += static_cast<double>(b[i]) * b[i];
-  }
-  return std::sqrt(error / size);
-}
 
 // Few keys, many, and those that neither our kernel nor cuDNN takes.
 TEST(AttentionRows, IsAttention) {

@@ -1,20 +1,20 @@
 // Drawing on a GPU: captured and plain, fused and layer by layer. Skipped where there is no GPU.
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "eri/lora/sdxl_lora.h"
 #include "eri/models/synthetic.h"
 #include "eri/sampling/drawing.h"
 #include "eri/sampling/sdxl_sampler.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
+#include "tests/distance.h"
 #include "tests/io/files.h"
 
 namespace eri {
 namespace {
 
 using flame::Device;
+using flame::distance;
 using flame::DType;
 using flame::Generator;
 using flame::Scope;
@@ -56,16 +56,6 @@ LatentSampler sampler_of(const UNet& unet, bool graphs) {
             return unet(x, t, condition.context, condition.pooled, condition.time_ids);
           },
           Device::cuda(0), graphs};
-}
-
-double distance(const Tensor& got, const Tensor& expected) {
-  const std::vector<float> a = got.to_host<float>(), b = expected.to_host<float>();
-  double error = 0, size = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    error += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
-    size += static_cast<double>(b[i]) * b[i];
-  }
-  return std::sqrt(error / size);
 }
 
 class CudaSampling : public testing::Test {
