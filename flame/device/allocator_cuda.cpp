@@ -23,17 +23,6 @@ bool in_arena(int device) { return arena_of == device; }
 Allocator::Allocator(int device)
     : memory_(device, [this] { return spare(); }), small_(memory_), large_(memory_), arena_(memory_) {}
 
-VirtualRange& Allocator::range_for(size_t bytes) {
-  if (in_arena(memory_.device())) return arena_;
-  return bytes < small_limit ? small_ : large_;
-}
-
-VirtualRange& Allocator::range_of(const std::byte* block) {
-  for (VirtualRange* range : {&small_, &large_})
-    if (range->contains(block)) return *range;
-  return arena_;
-}
-
 std::byte* Allocator::get(size_t bytes, Purpose purpose) {
   const size_t size = rounded(bytes);
   const std::lock_guard lock(mutex_);
@@ -46,7 +35,7 @@ std::byte* Allocator::get(size_t bytes, Purpose purpose) {
     }
     check(status);
   } else {
-    block = range_for(size).get(size);
+    block = in_arena(memory_.device()) ? arena_.get(size) : (size < small_limit ? small_ : large_).get(size);
   }
   use_.current += size;
   use_.peak = std::max(use_.peak, use_.current);
@@ -59,16 +48,30 @@ void Allocator::put(std::byte* block, size_t bytes, Purpose purpose) {
   const std::lock_guard lock(mutex_);
   if (leaves_nothing()) {
     cudaFree(block);
+  } else if (small_.contains(block) || large_.contains(block)) {
+    (small_.contains(block) ? small_ : large_).put(block, size);
   } else {
-    range_of(block).put(block, size);
+    arena_.put(block, size);
   }
   use_.current -= size;
   use_.by_purpose[static_cast<size_t>(purpose)] -= size;
 }
 
-void Allocator::enter_arena() {
+void Allocator::begin_step(ArenaPlan* plan) {
   const std::lock_guard lock(mutex_);
-  require(arena_.empty(), "ArenaScope", "the last step left ", arena_.used(), " bytes in the arena");
+  arena_.begin(plan);
+}
+
+void Allocator::end_step() {
+  const std::lock_guard lock(mutex_);
+  arena_.end();
+}
+
+void Allocator::keep_step(bool only) {
+  const std::lock_guard lock(mutex_);
+  check(cudaDeviceSynchronize());
+  arena_.keep(only);
+  arena_.release(true);
 }
 
 MemoryUse Allocator::use() {
@@ -95,7 +98,7 @@ void Allocator::release_pieces() {
   check(cudaDeviceSynchronize());
   small_.release();
   large_.release();
-  if (state(Device::cuda(memory_.device())).graphs == 0) arena_.release();
+  arena_.release(state(Device::cuda(memory_.device())).graphs > 0);
 }
 
 bool Allocator::spare() {
@@ -112,14 +115,17 @@ void Allocator::set_limit(size_t bytes) {
 
 }  // namespace cuda
 
-ArenaScope::ArenaScope(Device device) : device_(device), outer_(device.is_cuda() && cuda::arena_of < 0) {
+ArenaScope::ArenaScope(Device device, ArenaPlan* plan)
+    : device_(device), outer_(device.is_cuda() && cuda::arena_of < 0) {
   if (!outer_) return;
-  cuda::state(device).allocator.enter_arena();
+  cuda::state(device).allocator.begin_step(plan);
   cuda::arena_of = device.index();
 }
 
 ArenaScope::~ArenaScope() {
-  if (outer_) cuda::arena_of = -1;
+  if (!outer_) return;
+  cuda::arena_of = -1;
+  cuda::state(device_).allocator.end_step();
 }
 
 LastingScope::LastingScope() : before_(std::exchange(cuda::arena_of, -1)) {}

@@ -15,7 +15,7 @@ void synchronize(Device) {}
 void set_tf32(bool) {}
 void set_deterministic(bool) {}
 void set_memory_limit(Device, size_t) {}
-ArenaScope::ArenaScope(Device device) : device_(device), outer_(false) {}
+ArenaScope::ArenaScope(Device device, ArenaPlan*) : device_(device), outer_(false) {}
 ArenaScope::~ArenaScope() = default;
 LastingScope::LastingScope() : before_(-1) {}
 LastingScope::~LastingScope() = default;

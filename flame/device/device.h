@@ -122,12 +122,14 @@ class AllocationWatch {
   double seconds() const;
 };
 
+class ArenaPlan;
+
 // Memory of one step: what is allocated on `device` in this scope, on this thread, comes from a region of its own. The
 // region begins empty and must be empty again at the end, so that every step and every captured graph has the same
-// memory and all of them share it. On the CPU it changes nothing.
+// memory and all of them share it. A plan is noted, or followed once it is settled. On the CPU it changes nothing.
 class ArenaScope {
  public:
-  explicit ArenaScope(Device device);
+  explicit ArenaScope(Device device, ArenaPlan* plan = nullptr);
   ~ArenaScope();
   ArenaScope(const ArenaScope&) = delete;
   ArenaScope& operator=(const ArenaScope&) = delete;

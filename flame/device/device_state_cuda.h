@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 
+#include "flame/device/arena_cuda.h"
 #include "flame/device/cuda.h"
 #include "flame/device/virtual_range_cuda.h"
 
@@ -18,7 +19,9 @@ class Allocator {
   explicit Allocator(int device);
   std::byte* get(size_t bytes, Purpose purpose);
   void put(std::byte* block, size_t bytes, Purpose purpose);
-  void enter_arena();  // throws if something of the last step is still there
+  void begin_step(ArenaPlan* plan);
+  void end_step();
+  void keep_step(bool only);  // see Arena; gives back what it held beyond
   MemoryUse use();
   void reset_peak();
   void release();
@@ -26,14 +29,13 @@ class Allocator {
 
  private:
   static constexpr size_t small_limit = size_t{1} << 20;
-  VirtualRange& range_for(size_t bytes);
-  VirtualRange& range_of(const std::byte* block);
   void release_pieces();
   bool spare();  // where no more memory is to be had: whether some was free but held
 
   std::mutex mutex_;
   PhysicalMemory memory_;
-  VirtualRange small_, large_, arena_;
+  VirtualRange small_, large_;
+  Arena arena_;
   MemoryUse use_;
 };
 

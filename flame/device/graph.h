@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "flame/device/arena_plan.h"
 #include "flame/device/device.h"
 
 namespace flame {
@@ -24,8 +25,9 @@ class CapturedGraph {
   std::shared_ptr<State> state_;
 };
 
-// Work that is done again and again, in an ArenaScope. On a GPU it runs plainly twice, which chooses plans and warms
-// libraries up, is then captured, and from then on only launched; on the CPU, and without `captures`, it runs plainly.
+// Work that is done again and again, in an ArenaScope. On a GPU it runs plainly twice, which chooses plans, warms
+// libraries up and shows what memory is asked for when, is then captured, and from then on only launched; on the CPU,
+// and without `captures`, it runs plainly.
 class RepeatedWork {
  public:
   RepeatedWork(Device device, bool captures) : device_(device), captures_(captures && device.is_cuda()) {}
@@ -36,6 +38,7 @@ class RepeatedWork {
   Device device_;
   bool captures_;
   int runs_ = 0;
+  ArenaPlan plan_;
   std::optional<CapturedGraph> graph_;
 };
 

@@ -36,6 +36,8 @@ CapturedGraph::CapturedGraph(Device device, const std::function<void()>& work)
   cudaGraphDestroy(graph);
   check(status);
   check(cudaGraphUpload(state_->executable, stream));
+  auto& of = cuda::state(device);
+  of.allocator.keep_step(of.graphs == 1);
 }
 
 void CapturedGraph::operator()() const { check(cudaGraphLaunch(state_->executable, cuda::stream(state_->device))); }

@@ -5,8 +5,13 @@ namespace flame {
 void RepeatedWork::operator()(const std::function<void()>& work) {
   constexpr int plain_runs = 2;
   if (graph_) return (*graph_)();
-  const ArenaScope arena(device_);
-  if (!captures_ || ++runs_ <= plain_runs) return work();
+  const ArenaScope arena(device_, captures_ ? &plan_ : nullptr);
+  if (!captures_) return work();
+  if (++runs_ <= plain_runs) {
+    work();
+    if (runs_ == plain_runs) plan_.settle();
+    return;
+  }
   graph_.emplace(device_, work);
   (*graph_)();
 }

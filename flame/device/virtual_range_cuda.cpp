@@ -2,6 +2,7 @@
 
 #include <cudaTypedefs.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "flame/device/cuda.h"
@@ -95,9 +96,23 @@ std::byte* VirtualRange::get(size_t bytes) {
   return block;
 }
 
+void VirtualRange::set_aside(size_t bytes) {
+  require(empty(), "VirtualRange", used_, " bytes are in use");
+  back(0, bytes);
+  aside_ = bytes;
+  gaps_ = {{aside_, size_ - aside_}};
+}
+
+std::byte* VirtualRange::get_at(size_t offset, size_t bytes) {
+  require(offset + bytes <= aside_, "VirtualRange", "no ", bytes, " bytes are set aside at ", offset);
+  used_ += bytes;
+  return base_ + offset;
+}
+
 void VirtualRange::put(std::byte* block, size_t bytes) {
   used_ -= bytes;
-  auto offset = static_cast<size_t>(block - base_);
+  auto offset = offset_of(block);
+  if (offset < aside_) return;
   auto next = gaps_.lower_bound(offset);
   if (next != gaps_.end() && next->first == offset + bytes) {
     bytes += next->second;
@@ -152,9 +167,9 @@ void VirtualRange::drop(size_t piece) {
   memory_.release(std::exchange(pieces_[piece], 0));
 }
 
-void VirtualRange::release() {
+void VirtualRange::release(size_t kept) {
   for (const auto& [offset, bytes] : gaps_) {
-    const size_t first = (offset + PhysicalMemory::piece - 1) / PhysicalMemory::piece;
+    const size_t first = (std::max(offset, kept) + PhysicalMemory::piece - 1) / PhysicalMemory::piece;
     for (size_t i = first; (i + 1) * PhysicalMemory::piece <= offset + bytes; ++i)
       if (pieces_[i]) drop(i);
   }

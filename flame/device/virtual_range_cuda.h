@@ -37,8 +37,13 @@ class VirtualRange {
   explicit VirtualRange(PhysicalMemory& memory);
   std::byte* get(size_t bytes);  // a multiple of `alignment`
   void put(std::byte* block, size_t bytes);
+  // While the range is empty: what is below this is placed by the caller, through get_at(), and nothing else.
+  void set_aside(size_t bytes);
+  std::byte* get_at(size_t offset, size_t bytes);
+  size_t offset_of(const std::byte* block) const { return static_cast<size_t>(block - base_); }
   bool contains(const std::byte* address) const { return address >= base_ && address < base_ + size_; }
-  void release();  // gives back the pieces that no block lies in; the device must be idle
+  // Gives back the pieces above `kept` that no block lies in; the device must be idle.
+  void release(size_t kept = 0);
   bool empty() const { return used_ == 0; }
   size_t used() const { return used_; }
 
@@ -52,7 +57,7 @@ class VirtualRange {
 
   PhysicalMemory& memory_;
   std::byte* base_;
-  size_t size_, used_ = 0;
+  size_t size_, used_ = 0, aside_ = 0;
   std::map<size_t, size_t> gaps_;  // offset -> bytes
   std::vector<CUmemGenericAllocationHandle> pieces_;
 };
