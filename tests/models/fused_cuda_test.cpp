@@ -8,25 +8,13 @@
 #include "flame/autograd/tape.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
+#include "tests/models/small_unet.h"
 
 // Fused transformers against the same UNet layer by layer in f32, whose numbers the parity cases check.
 namespace eri {
 namespace {
 
 using namespace flame;
-
-// A small UNet with SDXL's levels and heads.
-Geometry small() {
-  Geometry geometry;
-  geometry.name = "small";
-  geometry.unet = {.model_channels = 64,
-                   .channel_mult = {1, 2, 4},
-                   .transformer_depth = {0, 1, 2},
-                   .transformer_depth_middle = 2,
-                   .context_dim = 192,
-                   .adm_in_channels = 1664};
-  return geometry;
-}
 
 struct Inputs {
   Tensor x, t, context, pooled, time_ids, dy;
@@ -97,7 +85,7 @@ class Fused : public testing::Test {
   }
 
   static UNet make(DType dtype) {
-    const SyntheticCheckpoint source(small(), 3, unet_prefix);
+    const SyntheticCheckpoint source(small_unet(), 3, unet_prefix);
     return UNet(Scope(source, dtype, Device::cuda(0)));
   }
   // A LoRA whose both factors are far from zero.

@@ -9,6 +9,7 @@
 #include "flame/ops/pointwise.h"
 #include "tests/distance.h"
 #include "tests/io/files.h"
+#include "tests/models/small_unet.h"
 
 namespace eri {
 namespace {
@@ -23,21 +24,8 @@ using flame::testing::TemporaryFolder;
 
 constexpr const char* tiny = "models/eri-tiny.safetensors";
 
-// A small UNet with SDXL's levels and heads.
-Geometry small() {
-  Geometry geometry;
-  geometry.name = "small";
-  geometry.unet = {.model_channels = 64,
-                   .channel_mult = {1, 2, 4},
-                   .transformer_depth = {0, 1, 2},
-                   .transformer_depth_middle = 2,
-                   .context_dim = 192,
-                   .adm_in_channels = 1664};
-  return geometry;
-}
-
 UNet make(DType dtype) {
-  const SyntheticCheckpoint source(small(), 3, unet_prefix);
+  const SyntheticCheckpoint source(small_unet(), 3, unet_prefix);
   return UNet(Scope(source, dtype, Device::cuda(0)));
 }
 

@@ -14,6 +14,7 @@
 #include "eri/train/trainer.h"
 #include "flame/device/cuda.h"
 #include "tests/io/files.h"
+#include "tests/train/tiny_run.h"
 
 namespace eri {
 namespace {
@@ -74,12 +75,7 @@ class Endurance : public testing::Test {
   }
 
   TrainConfig run_of(int64_t steps) const {
-    TrainConfig config;
-    config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
-    config.train_data_dir = "examples/blueprint";
-    config.resolution = {128, 128};
-    config.output_dir = folder_.path();
-    config.network_dim = config.network_alpha = 8;
+    TrainConfig config = tiny_run(folder_.path());
     config.max_train_steps = steps;
     config.device = "cuda";
     return config;

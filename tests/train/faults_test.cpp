@@ -8,6 +8,7 @@
 #include "eri/lora/lora.h"
 #include "eri/train/trainer.h"
 #include "tests/io/as_nobody.h"
+#include "tests/train/tiny_run.h"
 
 namespace eri {
 namespace {
@@ -17,13 +18,7 @@ using flame::testing::error_of;
 using flame::testing::TemporaryFolder;
 
 TrainConfig run_into(const fs::path& output) {
-  TrainConfig config;
-  config.device = "cpu";
-  config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
-  config.train_data_dir = "examples/blueprint";
-  config.resolution = {128, 128};
-  config.output_dir = output;
-  config.network_dim = config.network_alpha = 8;
+  TrainConfig config = tiny_run(output);
   config.max_train_steps = 3;
   return config;
 }

@@ -8,20 +8,15 @@
 
 #include "eri/train/trainer.h"
 #include "tests/io/files.h"
+#include "tests/train/tiny_run.h"
 
 namespace eri {
 namespace {
 
 using flame::testing::TemporaryFolder;
 
-TrainConfig tiny_run(const std::filesystem::path& output) {
-  TrainConfig config;
-  config.device = "cpu";
-  config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
-  config.train_data_dir = "examples/blueprint";
-  config.resolution = {128, 128};
-  config.output_dir = output;
-  config.network_dim = config.network_alpha = 8;
+TrainConfig endless_run(const std::filesystem::path& output) {
+  TrainConfig config = tiny_run(output);
   config.train_batch_size = 4;
   config.max_train_steps = 1000;
   return config;
@@ -41,7 +36,7 @@ double resident() {
 
 TEST(Memory, TwoHundredStepsHoldWhatTwentyDid) {
   const TemporaryFolder folder;
-  Trainer trainer(tiny_run(folder / "run"));
+  Trainer trainer(endless_run(folder / "run"));
   for (int i = 0; i < 20; ++i) trainer.step();
   const size_t held_before = held();
   const double resident_before = resident();
@@ -54,7 +49,7 @@ TEST(Memory, TwentySavesAndResumesLeaveNothing) {
   const TemporaryFolder folder;
   const size_t at_start = held();
   double resident_before = 0;
-  TrainConfig config = tiny_run(folder / "run");
+  TrainConfig config = endless_run(folder / "run");
   for (int i = 0; i < 22; ++i) {
     {
       Trainer trainer(config);

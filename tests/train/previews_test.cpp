@@ -8,6 +8,7 @@
 #include "eri/train/trainer.h"
 #include "flame/io/safetensors.h"
 #include "tests/io/files.h"
+#include "tests/train/tiny_run.h"
 
 namespace eri {
 namespace {
@@ -21,15 +22,8 @@ using flame::testing::write_file;
 constexpr const char* model = "models/eri-tiny.safetensors";
 
 TrainConfig run_into(const fs::path& output) {
-  TrainConfig config;
-  config.device = "cpu";
-  config.pretrained_model_name_or_path = model;
-  config.train_data_dir = "examples/blueprint";
-  config.resolution = {128, 128};
-  config.output_dir = output;
-  config.network_dim = config.network_alpha = 4;
+  TrainConfig config = tiny_run(output);
   config.learning_rate = 4e-3;
-  config.max_train_steps = 4;
   config.seed = 3;
   return config;
 }

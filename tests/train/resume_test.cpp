@@ -10,6 +10,7 @@
 #include "eri/train/trainer.h"
 #include "flame/io/safetensors.h"
 #include "tests/io/files.h"
+#include "tests/train/tiny_run.h"
 
 namespace eri {
 namespace {
@@ -18,17 +19,11 @@ namespace fs = std::filesystem;
 using flame::testing::TemporaryFolder;
 
 TrainConfig short_run(const fs::path& output, int64_t steps) {
-  TrainConfig config;
-  config.device = "cpu";
-  config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
-  config.train_data_dir = "examples/blueprint";
-  config.resolution = {128, 128};
-  config.output_dir = output;
-  config.network_dim = config.network_alpha = 4;
+  TrainConfig config = tiny_run(output);
+  config.learning_rate = 4e-3;
   config.train_batch_size = 2;
   config.gradient_accumulation_steps = 2;
   config.lr_scheduler = "cosine";
-  config.learning_rate = 4e-3;
   config.max_train_steps = steps;
   return config;
 }

@@ -12,6 +12,7 @@
 #include "flame/ops/matmul.h"
 #include "flame/ops/pointwise.h"
 #include "tests/io/files.h"
+#include "tests/train/tiny_run.h"
 
 namespace eri {
 namespace {
@@ -65,12 +66,7 @@ TEST_F(SecondDevice, RunsCapturedGraphs) {
 TEST_F(SecondDevice, TrainsAndLeavesTheFirstAlone) {
   const flame::testing::TemporaryFolder folder;
   const auto losses_on = [&](const std::string& device) {
-    TrainConfig config;
-    config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
-    config.train_data_dir = "examples/blueprint";
-    config.resolution = {128, 128};
-    config.output_dir = folder.path();
-    config.network_dim = config.network_alpha = 4;
+    TrainConfig config = tiny_run(folder.path());
     config.deterministic = true;
     config.device = device;
     Trainer trainer(config);

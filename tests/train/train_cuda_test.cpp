@@ -6,6 +6,7 @@
 
 #include "eri/train/trainer.h"
 #include "tests/io/files.h"
+#include "tests/train/tiny_run.h"
 
 namespace eri {
 namespace {
@@ -20,15 +21,10 @@ class CudaTraining : public testing::Test {
   }
 
   TrainConfig run_on(const std::string& device, const std::string& precision) const {
-    TrainConfig config;
-    config.pretrained_model_name_or_path = "models/eri-tiny.safetensors";
-    config.train_data_dir = "examples/blueprint";
-    config.resolution = {128, 128};
-    config.output_dir = folder_.path();
-    config.network_dim = config.network_alpha = 4;
+    TrainConfig config = tiny_run(folder_.path());
+    config.learning_rate = 4e-3;
     config.train_batch_size = 2;
     config.gradient_accumulation_steps = 2;
-    config.learning_rate = 4e-3;
     config.min_snr_gamma = 5;
     config.max_train_steps = 6;
     config.deterministic = true;
