@@ -19,6 +19,7 @@ using flame::testing::TemporaryFolder;
 
 TrainConfig run_into(const fs::path& output) {
   TrainConfig config = tiny_run(output);
+  config.network_dim = config.network_alpha = 8;
   config.max_train_steps = 3;
   return config;
 }
