@@ -20,8 +20,10 @@ struct KernelTimes {
   double span_microseconds = 0;     // from the first's begin to the last's end
 };
 
-// What `work`, which must end with the device idle, runs. Throws flame::Error where there is no CUPTI.
-KernelTimes kernel_times(const std::function<void()>& work);
+// What `work`, which must end with the device idle, runs. Kernels do not start early meanwhile, or their waiting for
+// the one before would count; graphs that `work` launches must have been captured in `warm_up`. Throws flame::Error
+// where there is no CUPTI.
+KernelTimes kernel_times(const std::function<void()>& warm_up, const std::function<void()>& work);
 nlohmann::json kernel_rows(const KernelTimes& all);
 
 }  // namespace bench

@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "flame/core/error.h"
-#include "flame/device/cuda.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/device/shared_library.h"
 #include "kernel_times.h"
 
@@ -89,9 +89,11 @@ double covered() {
 
 }  // namespace
 
-KernelTimes kernel_times(const std::function<void()>& work) {
+KernelTimes kernel_times(const std::function<void()>& warm_up, const std::function<void()>& work) {
   constexpr CUpti_ActivityKind kinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY,
                                           CUPTI_ACTIVITY_KIND_MEMSET};
+  flame::cuda::set_early_launches(false);
+  warm_up();
   intervals.clear();
   times.clear();
   check(cupti<decltype(cuptiActivityRegisterCallbacks)>("cuptiActivityRegisterCallbacks")(give_buffer, take_buffer),
@@ -102,6 +104,7 @@ KernelTimes kernel_times(const std::function<void()>& work) {
   check(cupti<decltype(cuptiActivityFlushAll)>("cuptiActivityFlushAll")(1), "cuptiActivityFlushAll");
   for (CUpti_ActivityKind kind : kinds)
     check(cupti<decltype(cuptiActivityDisable)>("cuptiActivityDisable")(kind), "cuptiActivityDisable");
+  flame::cuda::set_early_launches(true);
 
   KernelTimes result;
   for (const auto& [name, time] : times) result.kernels.push_back(time);

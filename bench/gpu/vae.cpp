@@ -49,10 +49,11 @@ json measure(const Arguments& arguments, Device device, const std::function<Tens
   row["peak_gib"] = static_cast<double>(peak) / GiB;
   row["working_gib"] = static_cast<double>(peak - before) / GiB;
   if (arguments.kernels) {
-    row["profile"] = bench::kernel_rows(bench::kernel_times([&] {
+    const auto whole = [&] {
       work();
       flame::synchronize(device);
-    }));
+    };
+    row["profile"] = bench::kernel_rows(bench::kernel_times(whole, whole));
   }
   return row;
 }

@@ -1,11 +1,12 @@
 #include "flame/core/dtype.h"
-#include "flame/device/cuda.h"
+#include "flame/device/launch_cuda.h"
 
 namespace flame::cuda {
 namespace {
 
 template <class T>
 __global__ void fill_kernel(T* data, int64_t count, T value) {
+  take_turn();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
     data[i] = value;
 }
@@ -15,8 +16,7 @@ __global__ void fill_kernel(T* data, int64_t count, T value) {
 template <class T>
 void fill(Device device, T* data, int64_t count, T value) {
   if (count == 0) return;
-  fill_kernel<<<blocks_for(device, count, 256), 256, 0, stream(device)>>>(data, count, value);
-  check_launch();
+  launch(fill_kernel<T>, {blocks_for(device, count, 256), 256, 0, stream(device)}, data, count, value);
 }
 
 template void fill(Device, float*, int64_t, float);

@@ -5,7 +5,7 @@
 #include "flame/core/tensor.h"
 #include "flame/device/parallel.h"
 #ifdef __CUDACC__
-#include "flame/device/cuda.h"
+#include "flame/device/launch_cuda.h"
 #endif
 
 namespace flame {
@@ -37,6 +37,7 @@ FLAME_SCALAR void fill_block(const Rule& rule, const Counters& counters, int64_t
 template <class T, class Rule>
 __global__ void fill_kernel(Rule rule, Counters counters, const uint32_t* following, int64_t rows, int64_t width,
                             T* data) {
+  cuda::take_turn();
   if (following) counters.step = following[0], counters.first_sample += following[1];
   const int64_t count = rows * counters.blocks;
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
@@ -56,9 +57,10 @@ void fill_rows(const Tensor& out, Generator& generator, int64_t first_sample, co
   if (out.device().is_cuda()) {
     const auto* following =
         generator.following() ? reinterpret_cast<const uint32_t*>(generator.following()->data()) : nullptr;
-    fill_kernel<<<cuda::blocks_for(out.device(), rows * counters.blocks, 256), 256, 0, cuda::stream(out.device())>>>(
-        rule, counters, following, rows, width, data);
-    return cuda::check_launch();
+    return cuda::launch(
+        fill_kernel<T, Rule>,
+        {cuda::blocks_for(out.device(), rows * counters.blocks, 256), 256, 0, cuda::stream(out.device())}, rule,
+        counters, following, rows, width, data);
   }
 #endif
   parallel_for(rows * counters.blocks, 1024, [&](int64_t begin, int64_t end) {

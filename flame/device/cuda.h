@@ -14,11 +14,6 @@ namespace flame::cuda {
 // Throws "CUDA: what the runtime says (file:line)" for a call that failed.
 void check(cudaError_t status, std::source_location where = std::source_location::current());
 
-// After a kernel launch: throws if it could not be launched.
-inline void check_launch(std::source_location where = std::source_location::current()) {
-  check(cudaGetLastError(), where);
-}
-
 // The device's one compute stream, on which everything runs in order; makes the device current on this thread.
 cudaStream_t stream(Device device);
 // A second stream for work that the first does not wait for at once: fork() makes it wait for what the first has so

@@ -10,6 +10,7 @@
 #include "flame/device/at_end_cuda.h"
 #include "flame/device/capture_cuda.h"
 #include "flame/device/device_state_cuda.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/device/parallel.h"
 
 namespace flame {
@@ -19,6 +20,8 @@ namespace {
 constexpr int oldest = 80;  // compute capability 8.0: bf16 and asynchronous copies
 
 std::atomic<bool> tf32_allowed = false, deterministic_wanted = false;
+thread_local DeviceState* current = nullptr;
+thread_local int current_index = -1;
 
 void require_new_enough(int index, const cudaDeviceProp& properties) {
   if (properties.major * 10 + properties.minor < oldest)
@@ -42,6 +45,7 @@ void check(cudaError_t status, std::source_location where) {
 
 DeviceState::DeviceState(int index) : allocator((check(cudaSetDevice(index)), index)) {
   check(cudaGetDeviceProperties(&properties, index));
+  kernels_wait = cuda::kernels_wait();
   check(cudaStreamCreateWithFlags(&main, cudaStreamNonBlocking));
   check(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
   check(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
@@ -60,9 +64,7 @@ void DeviceState::close() {
 DeviceState& state(Device device) {
   static std::mutex mutex;
   static auto* states = new std::map<int, DeviceState*>;
-  thread_local DeviceState* last = nullptr;
-  thread_local int last_index = -1;
-  if (last_index == device.index()) return *last;
+  if (current_index == device.index()) return *current;
   const std::lock_guard lock(mutex);
   check(cudaSetDevice(device.index()));
   DeviceState*& made = (*states)[device.index()];
@@ -70,9 +72,11 @@ DeviceState& state(Device device) {
     made = new DeviceState(device.index());
     at_end([closed = made] { closed->close(); });
   }
-  last_index = device.index();
-  return *(last = made);
+  current_index = device.index();
+  return *(current = made);
 }
+
+const DeviceState* current_state() { return current; }
 
 cudaStream_t stream(Device device) { return state(device).main; }
 

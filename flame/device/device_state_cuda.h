@@ -66,6 +66,7 @@ struct DeviceState {
   explicit DeviceState(int index);
   void close();  // gives back all but what the allocator holds
   cudaDeviceProp properties;
+  bool kernels_wait;
   cudaStream_t main, side;
   cudaEvent_t forked;
   std::array<cudaEvent_t, 8> marks;  // in turn: more than are ever waited for at a time
@@ -75,7 +76,8 @@ struct DeviceState {
   std::atomic<int> graphs = 0;  // captured, and reading and writing the arena whenever they are launched
 };
 
-DeviceState& state(Device device);  // made at the first call and never destroyed; makes the device current
+DeviceState& state(Device device);   // made at the first call and never destroyed; makes the device current
+const DeviceState* current_state();  // of the device that is current on this thread; null before the first
 
 bool in_arena(int device);  // whether this thread's allocations come from the arena
 

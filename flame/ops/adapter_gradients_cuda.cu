@@ -1,4 +1,5 @@
 #include "flame/core/error.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/adapter_gradients_cuda.h"
 #include "flame/ops/tensor_core_cuda.h"
 
@@ -63,12 +64,12 @@ struct Reader {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       uint4 columns = {0, 0, 0, 0};
-      if (i < left_rows) columns = __ldg(reinterpret_cast<const uint4*>(left + int64_t{i} * left_pitch));
+      if (i < left_rows) columns = *reinterpret_cast<const uint4*>(left + int64_t{i} * left_pitch);
       slice.left[i][0] = columns.x, slice.left[i][1] = columns.y;
       slice.left[i][2] = columns.z, slice.left[i][3] = columns.w;
       const auto* ranks = reinterpret_cast<const uint32_t*>(right + int64_t{i} * right_pitch);
 #pragma unroll
-      for (int j = 0; j < tiles; ++j) slice.right[i][j] = i < right_rows[j] ? __ldg(ranks + j * (tile / 2)) : 0;
+      for (int j = 0; j < tiles; ++j) slice.right[i][j] = i < right_rows[j] ? ranks[j * (tile / 2)] : 0;
     }
     left += int64_t{warps * 16} * left_pitch;
     right += int64_t{warps * 16} * right_pitch;
@@ -192,6 +193,7 @@ __device__ void finish(const Task& task, const Shared& shared, const Place& plac
 template <class T, int tiles>
 __global__ void __launch_bounds__(32 * warps, tiles <= 1 ? 2 : 1)
     gradients_kernel(const __grid_constant__ Tasks tasks) {
+  take_turn();
   __shared__ Shared shared;
   int index = 0;
   while (index + 1 < tasks.count && static_cast<int>(blockIdx.x) >= tasks.tasks[index + 1].first_block) ++index;
@@ -268,13 +270,12 @@ Task task_of(const AdapterGradient& gradient, int first_block) {
 }
 
 template <class T>
-void launch(cudaStream_t stream, const Tasks& tasks, int tiles, int blocks) {
+void run(cudaStream_t stream, const Tasks& tasks, int tiles, int blocks) {
   const auto kernel = tiles == 1   ? gradients_kernel<T, 1>
                       : tiles == 2 ? gradients_kernel<T, 2>
                       : tiles == 3 ? gradients_kernel<T, 3>
                                    : gradients_kernel<T, most_tiles>;
-  kernel<<<static_cast<unsigned>(blocks), 32 * warps, 0, stream>>>(tasks);
-  check_launch();
+  launch(kernel, {static_cast<unsigned>(blocks), 32 * warps, 0, stream}, tasks);
 }
 
 }  // namespace
@@ -295,8 +296,8 @@ void add_adapter_gradients(cudaStream_t stream, std::span<const AdapterGradient>
     blocks += task.strips * divide_up(tiles_of(gradient), tiles);
   }
   if (blocks == 0) return;
-  gradients[0].left.dtype == DType::f16 ? launch<f16>(stream, tasks, tiles, blocks)
-                                        : launch<bf16>(stream, tasks, tiles, blocks);
+  gradients[0].left.dtype == DType::f16 ? run<f16>(stream, tasks, tiles, blocks)
+                                        : run<bf16>(stream, tasks, tiles, blocks);
 }
 
 }  // namespace flame::cuda

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "flame/core/shape.h"
-#include "flame/device/cuda.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/pointwise_kernels.h"
 
 // One kernel for everything that computes a value from those at one place each of some tensors: rules with
@@ -144,6 +144,7 @@ __device__ void apply_chunk(std::index_sequence<I...>, const F& f, const Walk<1 
 template <int N, class F, class U, class... T>
 __global__ void apply_kernel(const F f, const __grid_constant__ Walk<1 + sizeof...(T)> walk, int64_t chunks, U* out,
                              const T*... in) {
+  take_turn();
   constexpr auto inputs = std::index_sequence_for<T...>();
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, threads = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = thread; i < chunks; i += threads) apply_chunk<N>(inputs, f, walk, i * N, out, in...);
@@ -180,10 +181,9 @@ void apply(Device device, const F& f, const Walk<1 + sizeof...(T)>& walk, U* out
   const bool whole = walk.rank == 1 || (walk.rank > 1 && walk.extent[walk.rank - 1] % n == 0);
   const bool chunked = whole && walk.stride[0][walk.rank - 1] == 1 && fits(out) && (fits(in) && ...);
   const int64_t chunks = chunked ? walk.count / n : 0;
-  apply_kernel<n>
-      <<<blocks_for(device, std::max(chunks, walk.count - chunks * n), threads), threads, 0, stream(device)>>>(
-          f, walk, chunks, out, in...);
-  check_launch();
+  launch(apply_kernel<n, F, U, T...>,
+         {blocks_for(device, std::max(chunks, walk.count - chunks * n), threads), threads, 0, stream(device)}, f, walk,
+         chunks, out, in...);
 }
 
 }  // namespace flame::cuda

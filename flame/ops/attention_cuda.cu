@@ -1,3 +1,4 @@
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/as_f32.h"
 #include "flame/ops/attention_kernels.h"
 #include "flame/ops/cross_attention_cuda.h"
@@ -79,6 +80,7 @@ __device__ float exponential(float x) {
 // One row of scores for each block of threads; p may be where the scores are.
 template <class T>
 __global__ void softmax_kernel(Block block, const float* scores, T* p, float* log_sum) {
+  take_turn();
   scores += block.begin();
   p += block.begin();
   const int64_t seen = block.seen();
@@ -98,6 +100,7 @@ constexpr int64_t longest_row = int64_t{4} * long_row_threads * long_row_packs;
 template <class T>
 __global__ void __launch_bounds__(long_row_threads)
     softmax_long_kernel(Block block, const float* scores, T* p, float* log_sum) {
+  take_turn();
   __shared__ float most_of[long_row_threads / 32], sum_of[long_row_threads / 32];
   scores += block.begin();
   p += block.begin();
@@ -149,6 +152,7 @@ __global__ void __launch_bounds__(long_row_threads)
 template <class T>
 __global__ void softmax_gradient_kernel(Block block, float scale, const float* scores, const float* log_sum,
                                         const float* dp, const float* means, T* p, T* ds) {
+  take_turn();
   const int64_t begin = block.begin(), seen = block.seen();
   const float shift = log_sum[block.query()], mean = dp ? means[block.query()] : 0;
   for (int64_t j = threadIdx.x; j < block.width; j += blockDim.x) {
@@ -162,6 +166,7 @@ __global__ void softmax_gradient_kernel(Block block, float scale, const float* s
 template <class T>
 __global__ void mean_kernel(const T* dy, const T* out, float* means, int64_t tokens, int64_t heads, int64_t width,
                             int64_t count) {
+  take_turn();
   const int64_t i = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / 32;
   if (i >= count) return;
   float sum = 0;
@@ -172,7 +177,7 @@ __global__ void mean_kernel(const T* dy, const T* out, float* means, int64_t tok
   if (threadIdx.x % 32 == 0) means[(sample * heads + head) * tokens + token] = sum;
 }
 
-int threads_for(int64_t width) { return width <= 64 ? 32 : width <= 1024 ? 128 : 512; }
+unsigned threads_for(int64_t width) { return width <= 64 ? 32 : width <= 1024 ? 128 : 512; }
 
 unsigned grid(const Block& block) { return static_cast<unsigned>(block.heads * block.rows); }
 
@@ -180,10 +185,9 @@ template <class T>
 void softmax(const Block& block, const float* scores, T* p, float* log_sum, cudaStream_t stream) {
   constexpr int64_t worth_it = 2048;
   if (!block.causal && block.width % 4 == 0 && block.width >= worth_it && block.width <= longest_row)
-    softmax_long_kernel<<<grid(block), long_row_threads, 0, stream>>>(block, scores, p, log_sum);
+    launch(softmax_long_kernel<T>, {grid(block), long_row_threads, 0, stream}, block, scores, p, log_sum);
   else
-    softmax_kernel<<<grid(block), threads_for(block.width), 0, stream>>>(block, scores, p, log_sum);
-  check_launch();
+    launch(softmax_kernel<T>, {grid(block), threads_for(block.width), 0, stream}, block, scores, p, log_sum);
 }
 
 struct Problem {
@@ -268,9 +272,8 @@ Tensor means_of(const Problem& problem, const Tensor& dy, const Tensor& out) {
   const Tensor means = Tensor::empty({problem.samples, problem.heads, problem.queries}, DType::f32, problem.device);
   constexpr int64_t warps = 8;
   const auto blocks = static_cast<unsigned>((means.numel() + warps - 1) / warps);
-  mean_kernel<<<blocks, warps * 32, 0, stream(problem.device)>>>(
-      dy.data<T>(), out.data<T>(), means.data<float>(), problem.queries, problem.heads, problem.depth, means.numel());
-  check_launch();
+  launch(mean_kernel<T>, {blocks, warps * 32, 0, stream(problem.device)}, dy.data<T>(), out.data<T>(),
+         means.data<float>(), problem.queries, problem.heads, problem.depth, means.numel());
   return means;
 }
 
@@ -299,11 +302,10 @@ void attention_gradient_by_products(const Problem& problem, const Tensor& q, con
     };
     multiply(queries(q), false, keys(k), true, block.matrix(scores.raw(), DType::f32), problem.scale, 0);
     if (wants_scores) multiply(queries(dy), false, keys(v), true, block.matrix(dp.raw(), DType::f32), 1, 0);
-    softmax_gradient_kernel<<<grid(block), threads_for(block.width), 0, on>>>(
-        block, problem.scale, scores.data<float>(), problem.rows(log_sum, sample, head),
-        wants_scores ? dp.data<float>() : nullptr, wants_scores ? problem.rows(means, sample, head) : nullptr,
-        p.data<T>(), wants_scores ? ds.data<T>() : nullptr);
-    check_launch();
+    launch(softmax_gradient_kernel<T>, {grid(block), threads_for(block.width), 0, on}, block, problem.scale,
+           scores.data<float>(), problem.rows(log_sum, sample, head), wants_scores ? dp.data<float>() : nullptr,
+           wants_scores ? problem.rows(means, sample, head) : nullptr, p.data<T>(),
+           wants_scores ? ds.data<T>() : nullptr);
     if (dv.defined()) multiply(block.matrix(p.raw(), p.dtype()), true, queries(dy), false, keys(dv), 1, 1);
     if (dq.defined()) multiply(block.matrix(ds.raw(), ds.dtype()), false, keys(k), false, queries(dq), 1, 0);
     if (dk.defined()) multiply(block.matrix(ds.raw(), ds.dtype()), true, queries(q), false, keys(dk), 1, 1);

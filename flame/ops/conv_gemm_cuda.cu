@@ -1,4 +1,4 @@
-#include "flame/device/cuda.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/as_f32.h"
 #include "flame/ops/conv_gemm_cuda.h"
 #include "flame/ops/gemm.h"
@@ -52,8 +52,8 @@ constexpr int lanes = 32, warps = 8;
 // A warp for each pixel; `channels` counts chunks.
 template <class Chunk>
 __global__ void __launch_bounds__(lanes* warps)
-    gather_kernel(const Chunk* __restrict__ from, Chunk* __restrict__ to, Axis rows, Axis columns, int channels,
-                  int64_t first, int64_t count) {
+    gather_kernel(const Chunk* from, Chunk* to, Axis rows, Axis columns, int channels, int64_t first, int64_t count) {
+  take_turn();
   const int64_t local = int64_t{blockIdx.x} * warps + threadIdx.y;
   if (local >= count) return;
   const int64_t pixel = first + local;
@@ -75,10 +75,9 @@ template <class Chunk>
 void gather(const Neighbourhoods& seen, const Tensor& x, int64_t first, const Tensor& rows) {
   const int64_t channels = seen.channels * static_cast<int64_t>(size_of(x.dtype())) / sizeof(Chunk);
   const auto blocks = static_cast<unsigned>((rows.dim(0) + warps - 1) / warps);
-  gather_kernel<<<blocks, dim3(lanes, warps), 0, stream(x.device())>>>(
-      reinterpret_cast<const Chunk*>(x.raw()), reinterpret_cast<Chunk*>(rows.raw()), seen.rows, seen.columns,
-      static_cast<int>(channels), first, rows.dim(0));
-  check_launch();
+  launch(gather_kernel<Chunk>, {blocks, dim3(lanes, warps), 0, stream(x.device())},
+         reinterpret_cast<const Chunk*>(x.raw()), reinterpret_cast<Chunk*>(rows.raw()), seen.rows, seen.columns,
+         static_cast<int>(channels), first, rows.dim(0));
 }
 
 // rows [pixels, taps, channels] of the pixels from `first` on.
@@ -110,8 +109,9 @@ Tensor as_matrix(const Tensor& x) { return x.view({x.shape().numel(0, 3), x.dim(
 
 // One element of the larger matrix per step, 2 or 4 bytes each.
 template <class T>
-__global__ void fit_kernel(const T* __restrict__ from, int64_t from_rows, int64_t from_columns, T* __restrict__ to,
-                           int64_t count, int64_t columns) {
+__global__ void fit_kernel(const T* from, int64_t from_rows, int64_t from_columns, T* to, int64_t count,
+                           int64_t columns) {
+  take_turn();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t row = i / columns, column = i % columns;
     to[i] = row < from_rows && column < from_columns ? from[row * from_columns + column] : T{};
@@ -122,10 +122,9 @@ template <class T>
 void fit(const Tensor& from, const Tensor& to) {
   constexpr int threads = 256;
   const int64_t from_columns = from.dim(-1), columns = to.dim(-1);
-  fit_kernel<<<blocks_for(to.device(), to.numel(), threads), threads, 0, stream(to.device())>>>(
-      reinterpret_cast<const T*>(from.raw()), from.numel() / from_columns, from_columns, reinterpret_cast<T*>(to.raw()),
-      to.numel(), columns);
-  check_launch();
+  launch(fit_kernel<T>, {blocks_for(to.device(), to.numel(), threads), threads, 0, stream(to.device())},
+         reinterpret_cast<const T*>(from.raw()), from.numel() / from_columns, from_columns,
+         reinterpret_cast<T*>(to.raw()), to.numel(), columns);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "flame/device/cuda.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/cross_attention_kernels.cuh"
 
 namespace flame::cuda {
@@ -41,11 +41,11 @@ unsigned blocks(int64_t count) {
 }
 
 template <class Task>
-void launch(void (*kernel)(Task), const Task& task, int warps, int shared_bytes, Device device) {
-  const cudaStream_t on = stream(device);
+void run(void (*kernel)(Task), const Task& task, int warps, int shared_bytes, Device device) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  kernel<<<blocks(int64_t{task.extents.items} * task.extents.chunks), 32 * warps, shared_bytes, on>>>(task);
-  check_launch();
+  const auto threads = static_cast<unsigned>(32 * warps),
+             all = blocks(int64_t{task.extents.items} * task.extents.chunks);
+  launch(kernel, {all, threads, static_cast<size_t>(shared_bytes), stream(device)}, task);
 }
 
 // f.operator()<T>() with the dtype's type.
@@ -56,13 +56,13 @@ void visit_halves(DType dtype, F&& f) {
 
 template <class T, int key_steps, int warps>
 void launch_forward(const ForwardTask& task, Device device) {
-  launch(forward_kernel<T, key_steps, warps>, task, warps, forward_shared_bytes<key_steps>, device);
+  run(forward_kernel<T, key_steps, warps>, task, warps, forward_shared_bytes<key_steps>, device);
 }
 
 template <class T, int key_steps, int warps, int stages, bool keys_too>
 void launch_gradient(const GradientTask& task, Device device) {
-  launch(gradient_kernel<T, key_steps, warps, stages, keys_too>, task, warps,
-         GradientPlaces<key_steps, warps, stages, keys_too>::bytes, device);
+  run(gradient_kernel<T, key_steps, warps, stages, keys_too>, task, warps,
+      GradientPlaces<key_steps, warps, stages, keys_too>::bytes, device);
 }
 
 template <class T, bool keys_too>
@@ -162,9 +162,8 @@ void cross_attention_gradient(const CrossAttention& problem, const float* log_su
                : launch_gradient<T, false>(task, cut.warps, problem.device);
     if (!keys_too) return;
     const int64_t threads = int64_t{task.extents.items} * 2 * problem.keys * (CrossAttention::width / 4);
-    sum_kernel<T>
-        <<<blocks(divide_up(threads, 256)), 256, 0, stream(problem.device)>>>({task.extents, dk, dv, workspace});
-    check_launch();
+    launch(sum_kernel<T>, {blocks(divide_up(threads, 256)), 256, 0, stream(problem.device)},
+           {task.extents, dk, dv, workspace});
   });
 }
 

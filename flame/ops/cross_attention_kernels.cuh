@@ -1,5 +1,6 @@
 #pragma once
 
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/cross_attention_cuda.h"
 #include "flame/ops/tensor_core_cuda.h"
 
@@ -191,6 +192,7 @@ constexpr int forward_shared_bytes = 2 * key_steps * 16 * 128;
 
 template <class T, int key_steps, int warps>
 __global__ void __launch_bounds__(32 * warps) forward_kernel(const ForwardTask task) {
+  take_turn();
   const Extents& extents = task.extents;
   const Chunk chunk(extents);
   const Lane lane;
@@ -328,6 +330,7 @@ __device__ void store_weights(uint32_t to, int pitch, const uint32_t (&p)[key_st
 // partial sums of dv = p' dout and dk / scale = ds' q.
 template <class T, int key_steps, int warps, int stages, bool keys_too>
 __global__ void __launch_bounds__(32 * warps) gradient_kernel(const GradientTask task) {
+  take_turn();
   using Places = GradientPlaces<key_steps, warps, stages, keys_too>;
   constexpr int tile_rows = 16 * warps;
   const Extents& extents = task.extents;
@@ -425,6 +428,7 @@ struct SumTask {
 // Four numbers a thread, added up over the chunks in their order.
 template <class T>
 __global__ void sum_kernel(const SumTask task) {
+  take_turn();
   const Extents& extents = task.extents;
   const int count = extents.items * 2 * extents.keys * 16, i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;

@@ -1,4 +1,4 @@
-#include "flame/device/cuda.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/layout_kernels.h"
 
 namespace flame::cuda {
@@ -18,6 +18,7 @@ __device__ Word all_ones() {
 template <class Word, class Id>
 __global__ void gather_rows_kernel(const Word* table, const Id* ids, Word* y, int64_t count, int64_t width,
                                    int64_t table_rows) {
+  take_turn();
   const int64_t threads = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count * width; i += threads) {
     const int64_t row = i / width, id = ids[row];
@@ -30,6 +31,7 @@ __global__ void gather_rows_kernel(const Word* table, const Id* ids, Word* y, in
 template <class T, class Id>
 __global__ void scatter_rows_kernel(const T* dy, const Id* ids, float* table, int64_t count, int64_t width,
                                     int64_t table_rows) {
+  take_turn();
   const int64_t first = blockIdx.x, id = ids[first];
   if (id < 0 || id >= table_rows) return;
   bool earlier = false;
@@ -67,25 +69,23 @@ void gather_rows(const Tensor& table, const Tensor& ids, const Tensor& y) {
   const Device device = table.device();
   const size_t row = static_cast<size_t>(table.dim(1)) * size_of(table.dtype());
   visit_words(table, y, row, [&]<class Word>() {
-    visit_ids(ids, [&](const auto* id) {
+    visit_ids(ids, [&]<class Id>(const Id* id) {
       const auto width = static_cast<int64_t>(row / sizeof(Word));
-      gather_rows_kernel<<<blocks_for(device, ids.numel() * width, block), block, 0, stream(device)>>>(
-          reinterpret_cast<const Word*>(table.raw()), id, reinterpret_cast<Word*>(y.raw()), ids.numel(), width,
-          table.dim(0));
+      launch(gather_rows_kernel<Word, Id>, {blocks_for(device, ids.numel() * width, block), block, 0, stream(device)},
+             reinterpret_cast<const Word*>(table.raw()), id, reinterpret_cast<Word*>(y.raw()), ids.numel(), width,
+             table.dim(0));
     });
   });
-  check_launch();
 }
 
 void scatter_rows(const Tensor& dy, const Tensor& ids, const Tensor& table) {
   if (dy.numel() == 0) return;
   visit(dy.dtype(), [&]<class T>() {
-    visit_ids(ids, [&](const auto* id) {
-      scatter_rows_kernel<<<static_cast<unsigned>(ids.numel()), block, 0, stream(dy.device())>>>(
-          static_cast<const T*>(dy.data<T>()), id, table.data<float>(), ids.numel(), table.dim(1), table.dim(0));
+    visit_ids(ids, [&]<class Id>(const Id* id) {
+      launch(scatter_rows_kernel<T, Id>, {static_cast<unsigned>(ids.numel()), block, 0, stream(dy.device())},
+             dy.data<T>(), id, table.data<float>(), ids.numel(), table.dim(1), table.dim(0));
     });
   });
-  check_launch();
 }
 
 }  // namespace flame::cuda

@@ -1,4 +1,5 @@
 #include "flame/core/error.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/extended_kernels_cuda.h"
 
 namespace flame::cuda {
@@ -54,6 +55,7 @@ __device__ void store(T* row, int64_t columns, const float (&x)[chunks][vector])
 
 template <class T, int chunks>
 __global__ void normalize_kernel(View<T> x, float eps, View<T> x_hat, float* rstd) {
+  take_turn();
   const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / warp;
   if (row >= x.rows) return;
   const float width = static_cast<float>(x.columns);
@@ -83,6 +85,7 @@ __global__ void normalize_kernel(View<T> x, float eps, View<T> x_hat, float* rst
 
 template <class T, int chunks>
 __global__ void normalize_gradient_kernel(View<T> g, View<T> x_hat, const float* rstd, View<T> residual, View<T> dx) {
+  take_turn();
   const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / warp;
   if (row >= g.rows) return;
   float slope[chunks][vector], unit[chunks][vector], result[chunks][vector];
@@ -119,6 +122,7 @@ void by_width(DType dtype, int64_t columns, const F& f) {
 
 template <class T>
 __global__ void refresh_kernel(const AdapterPlace* places) {
+  take_turn();
   const AdapterPlace place = places[blockIdx.y];
   T *a = static_cast<T*>(place.a), *b = static_cast<T*>(place.b), *constants = static_cast<T*>(place.constants);
   // The first `rank` blocks take a row of A each, the others rows of B.
@@ -149,6 +153,7 @@ __global__ void refresh_kernel(const AdapterPlace* places) {
 }
 
 __global__ void add_gradients_kernel(const GradientPart* parts) {
+  take_turn();
   const GradientPart part = parts[blockIdx.y];
   for (int64_t j = blockIdx.x; j < part.rows; j += gridDim.x)
     for (int64_t i = threadIdx.x; i < part.columns; i += blockDim.x)
@@ -157,6 +162,7 @@ __global__ void add_gradients_kernel(const GradientPart* parts) {
 
 template <class T>
 __global__ void place_kernel(const T* weight, const float* gain, T* to, int64_t in, int64_t pitch) {
+  take_turn();
   const int64_t o = blockIdx.x;
   for (int64_t i = threadIdx.x; i < in; i += blockDim.x) {
     const float w = static_cast<float>(weight[o * in + i]);
@@ -168,6 +174,7 @@ __global__ void place_kernel(const T* weight, const float* gain, T* to, int64_t 
 template <class T>
 __global__ void place_bias_kernel(const T* weight, const T* bias, const float* shift, T* to, int64_t out, int64_t in,
                                   int64_t pitch) {
+  take_turn();
   const int64_t o = int64_t{blockIdx.x} * warps + threadIdx.x / warp;
   if (o >= out) return;
   float sum = 0;
@@ -179,6 +186,7 @@ __global__ void place_bias_kernel(const T* weight, const T* bias, const float* s
 
 // Eight columns a thread, of two bytes each.
 __global__ void fill_rows_kernel(const uint4* row, std::byte* to, int64_t rows, int packs, int64_t pitch_bytes) {
+  take_turn();
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < rows * packs) *reinterpret_cast<uint4*>(to + i / packs * pitch_bytes + i % packs * 16) = row[i % packs];
 }
@@ -190,53 +198,47 @@ unsigned row_blocks(int64_t rows) { return static_cast<unsigned>((rows + warps -
 void normalize_rows(Device device, const Matrix& x, float eps, const Matrix& x_hat, float* rstd) {
   if (x.rows == 0) return;
   by_width(x.dtype, x.columns, [&]<class T, int chunks>() {
-    normalize_kernel<T, chunks>
-        <<<row_blocks(x.rows), warp * warps, 0, stream(device)>>>(View<T>(x), eps, View<T>(x_hat), rstd);
+    launch(normalize_kernel<T, chunks>, {row_blocks(x.rows), warp * warps, 0, stream(device)}, View<T>(x), eps,
+           View<T>(x_hat), rstd);
   });
-  check_launch();
 }
 
 void normalize_rows_gradient(Device device, const Matrix& g, const Matrix& x_hat, const float* rstd,
                              const Matrix& residual, const Matrix& dx) {
   if (g.rows == 0) return;
   by_width(g.dtype, g.columns, [&]<class T, int chunks>() {
-    normalize_gradient_kernel<T, chunks><<<row_blocks(g.rows), warp * warps, 0, stream(device)>>>(
-        View<T>(g), View<T>(x_hat), rstd, View<T>(residual), View<T>(dx));
+    launch(normalize_gradient_kernel<T, chunks>, {row_blocks(g.rows), warp * warps, 0, stream(device)}, View<T>(g),
+           View<T>(x_hat), rstd, View<T>(residual), View<T>(dx));
   });
-  check_launch();
 }
 
 void refresh_adapters(Device device, const AdapterPlace* places, int count, int64_t most_rows, DType dtype) {
   if (count == 0) return;
   constexpr int64_t blocks_for_b = 16;
   const dim3 grid(static_cast<unsigned>(most_rows + blocks_for_b), static_cast<unsigned>(count));
-  visit(dtype, [&]<class T>() { refresh_kernel<T><<<grid, warp * warps, 0, stream(device)>>>(places); });
-  check_launch();
+  visit(dtype, [&]<class T>() { launch(refresh_kernel<T>, {grid, warp * warps, 0, stream(device)}, places); });
 }
 
 void add_gradients(Device, cudaStream_t stream, const GradientPart* parts_on_device, int count, int64_t most_rows) {
   if (count == 0) return;
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>(most_rows, 256)), static_cast<unsigned>(count));
-  add_gradients_kernel<<<grid, 256, 0, stream>>>(parts_on_device);
-  check_launch();
+  launch(add_gradients_kernel, {grid, 256, 0, stream}, parts_on_device);
 }
 
 void place_weight(Device device, const Tensor& weight, const float* gain, const Matrix& rows) {
   visit(weight.dtype(), [&]<class T>() {
-    place_kernel<T><<<static_cast<unsigned>(weight.dim(0)), warp * warps, 0, stream(device)>>>(
-        weight.data<T>(), gain, reinterpret_cast<T*>(rows.data), weight.dim(1), rows.pitch);
+    launch(place_kernel<T>, {static_cast<unsigned>(weight.dim(0)), warp * warps, 0, stream(device)}, weight.data<T>(),
+           gain, reinterpret_cast<T*>(rows.data), weight.dim(1), rows.pitch);
   });
-  check_launch();
 }
 
 void place_bias(Device device, const Tensor& weight, const Tensor& bias, const float* shift, std::byte* to,
                 int64_t pitch) {
   visit(weight.dtype(), [&]<class T>() {
-    place_bias_kernel<T><<<row_blocks(weight.dim(0)), warp * warps, 0, stream(device)>>>(
-        weight.data<T>(), bias.defined() ? bias.data<T>() : nullptr, shift, reinterpret_cast<T*>(to), weight.dim(0),
-        weight.dim(1), pitch);
+    launch(place_bias_kernel<T>, {row_blocks(weight.dim(0)), warp * warps, 0, stream(device)}, weight.data<T>(),
+           bias.defined() ? bias.data<T>() : nullptr, shift, reinterpret_cast<T*>(to), weight.dim(0), weight.dim(1),
+           pitch);
   });
-  check_launch();
 }
 
 void fill_rows(cudaStream_t stream, const Tensor& row, const Matrix& to) {
@@ -246,9 +248,8 @@ void fill_rows(cudaStream_t stream, const Tensor& row, const Matrix& to) {
   constexpr int threads = 256;
   const auto packs = static_cast<int>(to.columns / 8);
   const auto blocks = static_cast<unsigned>((to.rows * packs + threads - 1) / threads);
-  fill_rows_kernel<<<blocks, threads, 0, stream>>>(reinterpret_cast<const uint4*>(row.raw()), to.data, to.rows, packs,
-                                                   to.pitch * 2);
-  check_launch();
+  launch(fill_rows_kernel, {blocks, threads, 0, stream}, reinterpret_cast<const uint4*>(row.raw()), to.data, to.rows,
+         packs, to.pitch * 2);
 }
 
 void copy_rows(cudaStream_t stream, const Matrix& from, const Matrix& to) {

@@ -72,20 +72,22 @@ struct GegluBackward {
 // rule(row, column) for every pack of V columns of every row.
 template <int V, class Index, class Rule>
 __global__ void __launch_bounds__(threads) for_each_pack(const Rule rule, Index packs, Index count) {
+  take_turn();
   const Index step = Index{gridDim.x} * threads;
   for (Index i = Index{blockIdx.x} * threads + threadIdx.x; i < count; i += step)
     rule(static_cast<int64_t>(i / packs), static_cast<int64_t>(i % packs) * V);
 }
 
 template <int V, class Rule>
-void launch(Device device, const Rule& rule, int64_t rows, int64_t columns) {
+void for_all_packs(Device device, const Rule& rule, int64_t rows, int64_t columns) {
   const int64_t packs = columns / V, count = rows * packs;
   const unsigned blocks = blocks_for(device, count, threads);
   if (count < int64_t{1} << 31)
-    for_each_pack<V, uint32_t><<<blocks, threads, 0, stream(device)>>>(rule, uint32_t(packs), uint32_t(count));
+    launch(for_each_pack<V, uint32_t, Rule>, {blocks, threads, 0, stream(device)}, rule, uint32_t(packs),
+           uint32_t(count));
   else
-    for_each_pack<V, uint64_t><<<blocks, threads, 0, stream(device)>>>(rule, uint64_t(packs), uint64_t(count));
-  check_launch();
+    launch(for_each_pack<V, uint64_t, Rule>, {blocks, threads, 0, stream(device)}, rule, uint64_t(packs),
+           uint64_t(count));
 }
 
 // Calls f with the C++ type and the elements of a pack, one where not all rows are `packed`.
@@ -109,7 +111,7 @@ void geglu_rows(Device device, const Rows& x, const Rows& y) {
   require_rows("geglu_rows", "y", y, x.dtype, x.rows, columns);
   if (x.rows * columns == 0) return;
   visit_packs(x.dtype, halves_in_packs(x) && in_packs(y), [&]<class T, int V>() {
-    launch<V>(device, Geglu<T, V>{data<T>(x), data<T>(y), x.pitch, y.pitch, columns}, x.rows, columns);
+    for_all_packs<V>(device, Geglu<T, V>{data<T>(x), data<T>(y), x.pitch, y.pitch, columns}, x.rows, columns);
   });
 }
 
@@ -123,7 +125,7 @@ void geglu_backward_rows(Device device, const Rows& dy, const Rows& x, const Row
   visit_packs(x.dtype, packed, [&]<class T, int V>() {
     const GegluBackward<T, V> rule = {data<T>(dy), data<T>(x), data<T>(dx), data<T>(again), dy.pitch,
                                       x.pitch,     dx.pitch,   again.pitch, columns};
-    launch<V>(device, rule, x.rows, columns);
+    for_all_packs<V>(device, rule, x.rows, columns);
   });
 }
 

@@ -1,3 +1,4 @@
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/gemm_epilogue_cuda.h"
 
 namespace flame::cuda {
@@ -17,6 +18,7 @@ struct View {
 template <class T>
 __global__ void finish_kernel(const float* sum, float beta, View<T> c, const T* bias, View<T> out, int64_t rows,
                               int64_t columns, int64_t count) {
+  take_turn();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t column = i % columns, row = i / columns % rows, matrix = i / columns / rows;
     float value = sum ? sum[i] : 0.0f;
@@ -32,10 +34,9 @@ void finish_product(Device device, cudaStream_t stream, const float* sum, float 
                     const std::byte* bias, const Matrix& out) {
   const int64_t count = out.batch * out.rows * out.columns;
   visit(out.dtype, [&]<class T>() {
-    finish_kernel<T><<<blocks_for(device, count, 256), 256, 0, stream>>>(
-        sum, beta, View<T>(c), reinterpret_cast<const T*>(bias), View<T>(out), out.rows, out.columns, count);
+    launch(finish_kernel<T>, {blocks_for(device, count, 256), 256, 0, stream}, sum, beta, View<T>(c),
+           reinterpret_cast<const T*>(bias), View<T>(out), out.rows, out.columns, count);
   });
-  check_launch();
 }
 
 }  // namespace flame::cuda

@@ -54,6 +54,7 @@ struct Channels {
 template <class T, int V, bool Silu>
 __global__ void __launch_bounds__(threads, group_norm_residents)
     gather(const GroupNormGrid grid, const Backward<T> task) {
+  take_turn();
   __shared__ Slopes entries[threads * V];
   const GroupNormTile tile(grid);
   if (task.idle(tile)) return;
@@ -116,6 +117,7 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
 template <class T, int V, bool Silu>
 __global__ void __launch_bounds__(threads, group_norm_residents)
     spread(const GroupNormGrid grid, const Backward<T> task) {
+  take_turn();
   __shared__ float constants[most_groups], of_x[most_groups];
   const GroupNormTile tile(grid);
   if (task.idle(tile)) return;
@@ -169,6 +171,7 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
 template <class T>
 __global__ void __launch_bounds__(threads) settle(const GroupNormGrid grid, int64_t samples, const Slopes* of_channels,
                                                   const float* rstd, T* dweight, T* dbias) {
+  take_turn();
   const int channel = static_cast<int>(blockIdx.x * threads + threadIdx.x);
   if (channel >= grid.channels) return;
   float weight = 0, bias = 0;
@@ -225,16 +228,13 @@ void group_norm_backward_rows(const GroupNormRows& task, const Rows& dy, const G
                                 reinterpret_cast<Slopes*>(groups.raw()),
                                 all.defined() ? reinterpret_cast<Slopes*>(all.raw()) : nullptr};
       const unsigned blocks = static_cast<unsigned>(grid.blocks);
-      gather<T, V, Silu><<<blocks, threads, 0, stream(device)>>>(grid, pass);
-      check_launch();
+      launch(gather<T, V, Silu>, {blocks, threads, 0, stream(device)}, grid, pass);
       if (wants_dx) {
-        spread<T, V, Silu><<<blocks, threads, 0, stream(device)>>>(grid, pass);
-        check_launch();
+        launch(spread<T, V, Silu>, {blocks, threads, 0, stream(device)}, grid, pass);
       }
       if (of_channels) {
-        settle<T><<<static_cast<unsigned>((channels + threads - 1) / threads), threads, 0, stream(device)>>>(
-            grid, task.samples, pass.of_channels, pass.rstd, data_or_null<T>(out.dweight), data_or_null<T>(out.dbias));
-        check_launch();
+        launch(settle<T>, {static_cast<unsigned>((channels + threads - 1) / threads), threads, 0, stream(device)}, grid,
+               task.samples, pass.of_channels, pass.rstd, data_or_null<T>(out.dweight), data_or_null<T>(out.dbias));
       }
     };
     const auto with_silu = [&]<int V>() {

@@ -108,6 +108,7 @@ template <class T, int V>
 __global__ void __launch_bounds__(threads, group_norm_residents)
     gather(const GroupNormGrid grid, const GroupNormColumns<const T> x, const GroupNormAdded<T> added,
            Moments* moments) {
+  take_turn();
   __shared__ Moments entries[threads * V];
   __shared__ float reference[most_groups];
   const GroupNormTile tile(grid);
@@ -156,6 +157,7 @@ struct Residual {
 template <class T, int V, class Place>
 __global__ void __launch_bounds__(threads, group_norm_residents)
     add_and_gather(const GroupNormGrid grid, const Residual<T, Place> task, Moments* moments) {
+  take_turn();
   __shared__ Moments entries[threads * V];
   __shared__ float reference[most_groups];
   const GroupNormTile tile(grid);
@@ -219,6 +221,7 @@ struct Normalise {
 template <class T, int V, bool Silu, class Place>
 __global__ void __launch_bounds__(threads, group_norm_residents)
     normalise(const GroupNormGrid grid, const Normalise<T> task, const Place place) {
+  take_turn();
   __shared__ float references[most_groups], means[most_groups], scales[most_groups];  // of the slice's groups
   const GroupNormTile tile(grid);
   for_groups(tile, [&](int group) {
@@ -279,15 +282,14 @@ template <class T, int V>
 void launch_normalise(const GroupNormGrid& grid, const GroupNormRows& rows, const Normalise<T>& task, bool quartered,
                       cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(grid.blocks);
-  const auto launch = [&](const auto& place) {
+  const auto run = [&](const auto& place) {
     using Place = std::decay_t<decltype(place)>;
     if (rows.silu)
-      normalise<T, V, true, Place><<<blocks, threads, 0, stream>>>(grid, task, place);
+      launch(normalise<T, V, true, Place>, {blocks, threads, 0, stream}, grid, task, place);
     else
-      normalise<T, V, false, Place><<<blocks, threads, 0, stream>>>(grid, task, place);
+      launch(normalise<T, V, false, Place>, {blocks, threads, 0, stream}, grid, task, place);
   };
-  quartered ? launch(InQuarters(rows)) : launch(InOrder());
-  check_launch();
+  quartered ? run(InQuarters(rows)) : run(InOrder());
 }
 
 // Calls f<T, V>() for x's dtype, with packs or single elements.
@@ -356,8 +358,7 @@ void group_norm_rows(const GroupNormRows& task, float eps, const Rows& y) {
     Moments* moments = reinterpret_cast<Moments*>(scratch.raw());
     const GroupNormColumns<const T> columns(task.x, x.columns);
     const GroupNormAdded<T> added(task.added);
-    gather<T, V><<<static_cast<unsigned>(grid.blocks), threads, 0, on>>>(grid, columns, added, moments);
-    check_launch();
+    launch(gather<T, V>, {static_cast<unsigned>(grid.blocks), threads, 0, on}, grid, columns, added, moments);
     const Normalise<T> pass = {columns,    added,   task.weight.data<T>(),   task.bias.data<T>(),    moments, eps,
                                data<T>(y), y.pitch, task.mean.data<float>(), task.rstd.data<float>()};
     launch_normalise<T, V>(grid, task, pass, task.quartered_width > 0, on);
@@ -379,15 +380,14 @@ void add_group_norm_rows(const GroupNormRows& task, const Rows& residual, float 
     const GroupNormGrid grid = grid_of(task, V);
     const Tensor scratch = moments_of(task, grid);
     Moments* moments = reinterpret_cast<Moments*>(scratch.raw());
-    const auto launch = [&](const auto& place) {
+    const auto run = [&](const auto& place) {
       using Place = std::decay_t<decltype(place)>;
       const Residual<T, Place> pass = {
           data<T>(x), data<T>(residual), x.pitch,  residual.pitch, GroupNormAdded<T>(task.added),
           place,      data<T>(sum),      sum.pitch};
-      add_and_gather<T, V, Place><<<static_cast<unsigned>(grid.blocks), threads, 0, on>>>(grid, pass, moments);
+      launch(add_and_gather<T, V, Place>, {static_cast<unsigned>(grid.blocks), threads, 0, on}, grid, pass, moments);
     };
-    task.quartered_width > 0 ? launch(InQuarters(task)) : launch(InOrder());
-    check_launch();
+    task.quartered_width > 0 ? run(InQuarters(task)) : run(InOrder());
     if (!y.defined()) return;
     const Normalise<T> pass = {GroupNormColumns<const T>({sum, {}}, sum.columns),
                                GroupNormAdded<T>(Rows()),

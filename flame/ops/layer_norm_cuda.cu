@@ -61,6 +61,7 @@ struct Forward {
 
 template <class T, int V, int K>
 __global__ void __launch_bounds__(32 * rows_per_block) forward_kernel(const Forward<T> task) {
+  take_turn();
   const int64_t r = blockIdx.x * int64_t{rows_per_block} + threadIdx.y;
   if (r >= task.rows) return;
   const Row<T, V, K> x(task.x + r * task.x_pitch, task.columns);
@@ -112,6 +113,7 @@ struct Backward {
 
 template <class T, int V, int K>
 __global__ void __launch_bounds__(32 * rows_per_block) backward_kernel(const Backward<T> task) {
+  take_turn();
   const int64_t r = blockIdx.x * int64_t{rows_per_block} + threadIdx.y;
   if (r >= task.rows) return;
   const Row<T, V, K> dy(task.dy + r * task.dy_pitch, task.columns), x(task.x + r * task.x_pitch, task.columns);
@@ -153,6 +155,7 @@ __global__ void __launch_bounds__(32 * rows_per_block) backward_kernel(const Bac
 template <class T>
 __global__ void products_kernel(const T* dy, const T* x, const float* mean, const float* rstd, int64_t columns,
                                 int64_t count, float* out) {
+  take_turn();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t r = i / columns;
     out[i] = float(dy[i]) * ((float(x[i]) - mean[r]) * rstd[r]);
@@ -206,10 +209,9 @@ void layer_norm_rows(const Rows& x, const Tensor& weight, const Tensor& bias, fl
                              y.pitch,
                              eps};
     with_row_form<T>(x.columns, packed, [&](auto size, auto most) {
-      forward_kernel<T, size(), most()><<<blocks(x.rows), threads, 0, stream(weight.device())>>>(task);
+      launch(forward_kernel<T, size(), most()>, {blocks(x.rows), threads, 0, stream(weight.device())}, task);
     });
   });
-  check_launch();
 }
 
 void layer_norm_backward_rows(const LayerNormBackward& task) {
@@ -245,10 +247,10 @@ void layer_norm_backward_rows(const LayerNormBackward& task) {
                                      task.dx.pitch,
                                      task.again.pitch};
     with_row_form<T>(x.columns, packed, [&](auto size, auto most) {
-      backward_kernel<T, size(), most()><<<blocks(x.rows), threads, 0, stream(task.weight.device())>>>(kernel_task);
+      launch(backward_kernel<T, size(), most()>, {blocks(x.rows), threads, 0, stream(task.weight.device())},
+             kernel_task);
     });
   });
-  check_launch();
 }
 
 void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y,
@@ -265,10 +267,9 @@ void layer_norm_products(const Tensor& dy, const Tensor& x, const Tensor& mean, 
   const int64_t count = x.numel();
   if (count == 0) return;
   visit(x.dtype(), [&]<class T>() {
-    products_kernel<<<blocks_for(x.device(), count, 256), 256, 0, stream(x.device())>>>(
-        dy.data<T>(), x.data<T>(), mean.data<float>(), rstd.data<float>(), x.dim(-1), count, out.data<float>());
+    launch(products_kernel<T>, {blocks_for(x.device(), count, 256), 256, 0, stream(x.device())}, dy.data<T>(),
+           x.data<T>(), mean.data<float>(), rstd.data<float>(), x.dim(-1), count, out.data<float>());
   });
-  check_launch();
 }
 
 }  // namespace flame::cuda

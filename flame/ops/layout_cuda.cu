@@ -80,6 +80,7 @@ constexpr int tile_rows = 8;  // threads
 template <class T>
 __global__ void transpose_kernel(const T* from, T* to, const __grid_constant__ Walk<2> batches, int64_t rows,
                                  int64_t columns, int64_t row_stride, int64_t column_stride) {
+  take_turn();
   __shared__ T values[tile][tile + 1];
   const auto row_tiles = static_cast<unsigned>((rows + tile - 1) / tile);
   const auto column_tiles = static_cast<unsigned>((columns + tile - 1) / tile);
@@ -110,11 +111,10 @@ void transpose(Device device, const Walk<2>& walk, int contiguous, int64_t size,
   require(tiles <= std::numeric_limits<int32_t>::max(), "permute", "a tensor of ", walk.count,
           " elements is too large");
   visit_bytes(size, [&]<class T>() {
-    transpose_kernel<<<static_cast<unsigned>(tiles), dim3(tile, tile_rows), 0, stream(device)>>>(
-        reinterpret_cast<const T*>(from), reinterpret_cast<T*>(to), batches, rows, columns, walk.stride[0][contiguous],
-        walk.stride[1][last]);
+    launch(transpose_kernel<T>, {static_cast<unsigned>(tiles), dim3(tile, tile_rows), 0, stream(device)},
+           reinterpret_cast<const T*>(from), reinterpret_cast<T*>(to), batches, rows, columns,
+           walk.stride[0][contiguous], walk.stride[1][last]);
   });
-  check_launch();
 }
 
 }  // namespace

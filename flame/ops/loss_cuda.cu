@@ -13,6 +13,7 @@ constexpr int block = 256;
 template <class T>
 __global__ void squared_differences_kernel(const T* prediction, const T* target, const float* weights, int64_t width,
                                            int64_t parts, int64_t length, double* sums) {
+  take_turn();
   const int64_t sample = blockIdx.x / parts, begin = (blockIdx.x - sample * parts) * length;
   const int64_t end = begin + length < width ? begin + length : width;
   const T *p = prediction + sample * width, *t = target + sample * width;
@@ -27,6 +28,7 @@ __global__ void squared_differences_kernel(const T* prediction, const T* target,
 }
 
 __global__ void total_kernel(const double* sums, int64_t count, double scale, float* loss) {
+  take_turn();
   double total = 0;
   for (int64_t i = threadIdx.x; i < count; i += block) total += sums[i];
   total = sum_block(total);
@@ -55,14 +57,11 @@ void weighted_mse(const Tensor& prediction, const Tensor& target, const Tensor& 
   const Tensor storage = Tensor::empty({samples * parts}, DType::i64, device);  // of the size of doubles
   auto* sums = reinterpret_cast<double*>(storage.raw());
   visit(prediction.dtype(), [&]<class T>() {
-    squared_differences_kernel<<<static_cast<unsigned>(samples * parts), block, 0, stream(device)>>>(
-        static_cast<const T*>(prediction.data<T>()), static_cast<const T*>(target.data<T>()), data_of(weights), width,
-        parts, length, sums);
+    launch(squared_differences_kernel<T>, {static_cast<unsigned>(samples * parts), block, 0, stream(device)},
+           prediction.data<T>(), target.data<T>(), data_of(weights), width, parts, length, sums);
   });
-  check_launch();
-  total_kernel<<<1, block, 0, stream(device)>>>(sums, samples * parts, 1.0 / static_cast<double>(prediction.numel()),
-                                                loss.data<float>());
-  check_launch();
+  launch(total_kernel, {1, block, 0, stream(device)}, sums, samples * parts,
+         1.0 / static_cast<double>(prediction.numel()), loss.data<float>());
 }
 
 void weighted_mse_gradients(const Tensor& dloss, const Tensor& prediction, const Tensor& target, const Tensor& weights,

@@ -41,6 +41,7 @@ __device__ double sum(const Chunk<T, N>& chunk) {
 template <int N, class T, class U>
 __global__ void sum_rows_kernel(const T* x, U* y, int64_t sums, int parts, int64_t count, int64_t length,
                                 double scale) {
+  take_turn();
   const int64_t item = blockIdx.x * int64_t{blockDim.y} + threadIdx.y, row = item / parts;
   double total = 0;
   if (item < sums) {
@@ -57,6 +58,7 @@ __global__ void sum_rows_kernel(const T* x, U* y, int64_t sums, int parts, int64
 // sum. A thread takes N neighbouring columns of every blockDim.y-th row; a power of two shares the rows of a column.
 template <int N, class T, class U>
 __global__ void sum_columns_kernel(const T* x, U* y, Middle m, int64_t tiles, int64_t length, double scale) {
+  take_turn();
   __shared__ double shared[N][block];
   const int64_t columns = m.outer * m.inner, part = blockIdx.x / tiles;
   const int64_t column = ((blockIdx.x - part * tiles) * blockDim.x + threadIdx.x) * N;
@@ -100,14 +102,11 @@ void sum_rows(Device device, const T* x, U* y, int64_t rows, int64_t count, doub
   const int64_t length = blocks_of(blocks_of(count, parts), N) * N;
   const dim3 threads(static_cast<unsigned>(lanes), static_cast<unsigned>(together));
   const auto blocks = static_cast<unsigned>(blocks_of(rows * parts, together));
-  if (parts == 1) {
-    sum_rows_kernel<N><<<blocks, threads, 0, stream(device)>>>(x, y, rows, 1, count, length, scale);
-    return check_launch();
-  }
+  const LaunchGrid grid(blocks, threads, 0, stream(device));
+  if (parts == 1) return launch(sum_rows_kernel<N, T, U>, grid, x, y, rows, 1, count, length, scale);
   const Tensor storage = Tensor::empty({rows * parts}, DType::i64, device);  // of the size of doubles
-  sum_rows_kernel<N><<<blocks, threads, 0, stream(device)>>>(x, partial_sums(storage), rows * parts,
-                                                             static_cast<int>(parts), count, length, 1.0);
-  check_launch();
+  launch(sum_rows_kernel<N, T, double>, grid, x, partial_sums(storage), rows * parts, static_cast<int>(parts), count,
+         length, 1.0);
   sum_rows<1>(device, static_cast<const double*>(partial_sums(storage)), y, rows, parts, scale);
 }
 
@@ -121,13 +120,10 @@ void sum_columns(Device device, const T* x, U* y, const Middle& m, double scale)
   const int64_t length = blocks_of(m.count, parts);
   const dim3 threads(static_cast<unsigned>(wide), static_cast<unsigned>(high));
   const auto blocks = static_cast<unsigned>(tiles * parts);
-  if (parts == 1) {
-    sum_columns_kernel<N><<<blocks, threads, 0, stream(device)>>>(x, y, m, tiles, length, scale);
-    return check_launch();
-  }
+  const LaunchGrid grid(blocks, threads, 0, stream(device));
+  if (parts == 1) return launch(sum_columns_kernel<N, T, U>, grid, x, y, m, tiles, length, scale);
   const Tensor storage = Tensor::empty({parts * columns}, DType::i64, device);
-  sum_columns_kernel<N><<<blocks, threads, 0, stream(device)>>>(x, partial_sums(storage), m, tiles, length, 1.0);
-  check_launch();
+  launch(sum_columns_kernel<N, T, double>, grid, x, partial_sums(storage), m, tiles, length, 1.0);
   const auto* partial = static_cast<const double*>(partial_sums(storage));
   if (columns == 1) return sum_rows<1>(device, partial, y, 1, parts, scale);
   sum_columns<1>(device, partial, y, {1, parts, columns}, scale);

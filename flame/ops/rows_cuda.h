@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "flame/core/scalar_math.h"
-#include "flame/device/cuda.h"
+#include "flame/device/launch_cuda.h"
 #include "flame/ops/fused_cuda.h"
 
 // What kernels over rows share. Only .cu files of the CUDA build include it.

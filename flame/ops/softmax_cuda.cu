@@ -38,6 +38,7 @@ struct Team {
 
 template <class T, int Warps>
 __global__ void __launch_bounds__(threads) softmax_kernel(const T* x, T* y, int64_t rows, int64_t width) {
+  take_turn();
   __shared__ float shared[threads / 32];
   using Team = Team<Warps>;
   const int64_t row = Team::row();
@@ -56,6 +57,7 @@ __global__ void __launch_bounds__(threads) softmax_kernel(const T* x, T* y, int6
 template <class T, int Warps>
 __global__ void __launch_bounds__(threads)
     softmax_gradient_kernel(const T* y, const T* dy, T* dx, int64_t rows, int64_t width) {
+  take_turn();
   __shared__ float shared[threads / 32];
   using Team = Team<Warps>;
   const int64_t row = Team::row();
@@ -89,10 +91,10 @@ void softmax(const Tensor& x, const Tensor& y) {
   const int64_t width = x.dim(-1), rows = x.numel() / width;
   visit(x.dtype(), [&]<class T>() {
     with_team(rows, width, [&](auto warps, unsigned blocks) {
-      softmax_kernel<T, warps()><<<blocks, threads, 0, stream(x.device())>>>(x.data<T>(), y.data<T>(), rows, width);
+      launch(softmax_kernel<T, warps()>, {blocks, threads, 0, stream(x.device())}, x.data<T>(), y.data<T>(), rows,
+             width);
     });
   });
-  check_launch();
 }
 
 void softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx) {
@@ -100,11 +102,10 @@ void softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx) {
   const int64_t width = y.dim(-1), rows = y.numel() / width;
   visit(y.dtype(), [&]<class T>() {
     with_team(rows, width, [&](auto warps, unsigned blocks) {
-      softmax_gradient_kernel<T, warps()>
-          <<<blocks, threads, 0, stream(y.device())>>>(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, width);
+      launch(softmax_gradient_kernel<T, warps()>, {blocks, threads, 0, stream(y.device())}, y.data<T>(), dy.data<T>(),
+             dx.data<T>(), rows, width);
     });
   });
-  check_launch();
 }
 
 }  // namespace flame::cuda

@@ -13,6 +13,7 @@ template <class T>
 __global__ void __launch_bounds__(block, blocks_a_multiprocessor)
     adamw_kernel(const AdamWOptions options, const StepState* state, int64_t count, int64_t chunks, float* values,
                  const float* gradients, float* exp_avg, float* exp_avg_sq, T* copy) {
+  take_turn();
   if (state->skip) return;
   __shared__ AdamWRule shared;
   if (threadIdx.x == 0) shared = AdamWRule::of(options, *state);
@@ -51,10 +52,8 @@ void adamw(const AdamWBuffers& b, const AdamWOptions& options, const StepState* 
   // As many blocks as the card holds at once: each begins with two powers in double, which take their time.
   const auto resident = static_cast<unsigned>(properties(device).multiProcessorCount * blocks_a_multiprocessor);
   const unsigned blocks = std::min(blocks_for(device, aligned ? chunks + 3 : count, block), resident);
-  adamw_kernel<<<blocks, block, 0, stream(device)>>>(options, state, count, chunks, b.values.data<float>(),
-                                                     b.gradients.data<float>(), b.exp_avg.data<float>(),
-                                                     b.exp_avg_sq.data<float>(), copy);
-  check_launch();
+  launch(adamw_kernel<T>, {blocks, block, 0, stream(device)}, options, state, count, chunks, b.values.data<float>(),
+         b.gradients.data<float>(), b.exp_avg.data<float>(), b.exp_avg_sq.data<float>(), copy);
 }
 
 }  // namespace

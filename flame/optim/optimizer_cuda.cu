@@ -11,6 +11,7 @@ constexpr int block = 256, last_block = 1024;
 
 // The first `chunks` times 4 elements 4 at a time, the others one at a time; a sum for each block.
 __global__ void sum_of_squares_kernel(const float* x, int64_t count, int64_t chunks, double* sums) {
+  take_turn();
   const int64_t thread = blockIdx.x * int64_t{block} + threadIdx.x, threads = int64_t{gridDim.x} * block;
   double sum = 0;
   const auto add = [&](double value) { sum += value * value; };
@@ -26,6 +27,7 @@ __global__ void sum_of_squares_kernel(const float* x, int64_t count, int64_t chu
 
 __global__ void begin_step_kernel(const double* sums, int count, const float* rate, double rate_value, double max_norm,
                                   const LossScaling scaling, StepState* state) {
+  take_turn();
   double sum = 0;
   for (int i = threadIdx.x; i < count; i += last_block) sum += sums[i];
   sum = sum_block(sum);
@@ -44,12 +46,10 @@ void begin_step(const Tensor& gradients, const LearningRate& rate, double max_no
   const auto blocks = static_cast<int>(std::clamp<int64_t>(count / (16 * block), 1, 1024));
   const Tensor storage = Tensor::empty({blocks}, DType::i64, device);  // of the size of doubles
   auto* sums = reinterpret_cast<double*>(storage.raw());
-  sum_of_squares_kernel<<<blocks, block, 0, stream(device)>>>(x, count, chunks, sums);
-  check_launch();
-  begin_step_kernel<<<1, last_block, 0, stream(device)>>>(sums, blocks,
-                                                          rate.scalar.defined() ? rate.scalar.data<float>() : nullptr,
-                                                          rate.value, max_norm, scaling, StepState::in(state));
-  check_launch();
+  launch(sum_of_squares_kernel, {static_cast<unsigned>(blocks), block, 0, stream(device)}, x, count, chunks, sums);
+  launch(begin_step_kernel, {1, last_block, 0, stream(device)}, sums, blocks,
+         rate.scalar.defined() ? rate.scalar.data<float>() : nullptr, rate.value, max_norm, scaling,
+         StepState::in(state));
 }
 
 }  // namespace flame::cuda

@@ -30,7 +30,7 @@ def fused(group):
 
 
 def busy_share(row):
-    """Percent of a step in which the GPU had work; a profiled step's kernels may take a little longer than a step alone."""
+    """Percent of a step in which the GPU had work, 100 where the profiled step, whose kernels do not overlap, took longer."""
     busy = row.get("busy_us") or row.get("profile", {}).get("busy_us")
     return busy and min(100.0, busy / 10 / row["median_ms"])
 

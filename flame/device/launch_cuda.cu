@@ -1,0 +1,40 @@
+#include <atomic>
+
+#include "flame/device/device_state_cuda.h"
+#include "flame/device/launch_cuda.h"
+
+namespace flame::cuda {
+namespace {
+
+std::atomic<bool> early_launches = true;
+
+__global__ void waiting_kernel() { take_turn(); }
+
+}  // namespace
+
+bool kernels_wait() {
+  cudaFuncAttributes attributes;
+  if (cudaFuncGetAttributes(&attributes, waiting_kernel) == cudaSuccess) return attributes.ptxVersion >= 90;
+  cudaGetLastError();  // the first launch will say what is wrong
+  return false;
+}
+
+void set_early_launches(bool allowed) { early_launches = allowed; }
+
+void launch_kernel(const void* kernel, const LaunchGrid& grid, void** arguments) {
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid.blocks;
+  config.blockDim = grid.threads;
+  config.dynamicSmemBytes = grid.shared_bytes;
+  config.stream = grid.stream;
+  config.attrs = &early;
+  const DeviceState* device = current_state();
+  config.numAttrs = device && device->kernels_wait && early_launches ? 1 : 0;
+  cudaLaunchKernelExC(&config, kernel, arguments);
+  check(cudaGetLastError(), grid.where);
+}
+
+}  // namespace flame::cuda
