@@ -83,23 +83,24 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
                               GradientMap& gradients) const {
   const cudaStream_t on = cuda::stream(device_);
   const int64_t ranks = down_.dim(0), in = down_.dim(1);
-  const Tensor down_sums = Tensor::empty({ranks, in}, DType::f32, device_);
-  const Tensor up_sums = Tensor::empty({width(), rank_}, DType::f32, device_);
+  // [ranks, in], and behind it [width, rank_].
+  const int64_t ups = ranks * in;
+  const Tensor sums = Tensor::empty({ups + width() * rank_}, DType::f32, device_);
   const Tensor dlow = Tensor::empty(low.shape(), dtype_, device_);
   for (const Batch& batch : batches_) {
     const Matrix slopes = columns_of(batch, dy);
-    const Matrix sums = {up_sums.raw() + static_cast<size_t>(batch.first_column * rank_) * sizeof(float),
-                         DType::f32,
-                         batch.out,
-                         rank_,
-                         rank_,
-                         batch.count,
-                         batch.out * rank_};
-    cuda::product(device_, on, slopes, true, ranks_of(batch, low), false, sums);
+    const Matrix up_sums = {sums.raw() + static_cast<size_t>(ups + batch.first_column * rank_) * sizeof(float),
+                            DType::f32,
+                            batch.out,
+                            rank_,
+                            rank_,
+                            batch.count,
+                            batch.out * rank_};
+    cuda::product(device_, on, slopes, true, ranks_of(batch, low), false, up_sums);
     cuda::product(device_, on, slopes, false, cuda::matrix(batch.up), false, ranks_of(batch, dlow));
   }
   cuda::product(device_, on, cuda::matrix(dlow), true, cuda::matrix(context, dlow.dim(0), in), false,
-                cuda::matrix(down_sums));
+                {sums.raw(), DType::f32, ranks, in, in});
 
   std::vector<cuda::GradientPart> parts;
   int64_t column = 0, most_rows = 1;
@@ -111,24 +112,24 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
     const Layer& layer = layers_[i];
     if (!layer.adapter) continue;
     if (const SlotPtr& to = layer.adapter->down.slot())
-      add({.from = down_sums.data<float>() + static_cast<int64_t>(i) * rank_ * in,
+      add({.from = static_cast<int64_t>(i) * rank_ * in,
            .from_pitch = in,
            .to = gradients.accumulator(to).data<float>(),
            .rows = layer.rank(),
            .columns = in});
     if (const SlotPtr& to = layer.adapter->up.slot())
-      add({.from = up_sums.data<float>() + column * rank_,
+      add({.from = ups + column * rank_,
            .from_pitch = rank_,
            .scale = layer.adapter->scale,
            .to = gradients.accumulator(to).data<float>(),
            .rows = layer.out,
            .columns = layer.rank()});
   }
-  cuda::add_gradients(device_, on, reinterpret_cast<const cuda::GradientPart*>(table_of(parts).raw()),
+  cuda::add_gradients(on, sums.data<float>(), reinterpret_cast<const cuda::GradientPart*>(table_of(parts).raw()),
                       static_cast<int>(parts.size()), most_rows);
 }
 
-// A step's memory lies where it lay the last time, so that a captured step finds the table of the plain ones before it.
+// Gradients are added up where they were the last time, so that a captured step finds the table of the plain ones.
 const Tensor& FusedText::table_of(const std::vector<cuda::GradientPart>& parts) const {
   for (const Table& table : tables_)
     if (table.parts == parts) return table.on_device;

@@ -40,7 +40,7 @@ class FusedText {
   flame::Tensor down_;    // [layers * rank_, C]
   std::vector<Layer> layers_;
   std::vector<Batch> batches_;
-  // Where sums of adapters' gradients are and go, in the device's memory: one for each shape of step.
+  // Where sums of adapters' gradients go, in the device's memory.
   struct Table {
     std::vector<flame::cuda::GradientPart> parts;
     flame::Tensor on_device;

@@ -42,11 +42,13 @@ class SideWork {
   SideWork& operator=(const SideWork&) = delete;
 
   void add_gradients(const ExtendedLinear& linear, const Extended& x, const Extended& dy, GradientMap& gradients) {
-    if (!wanted_ || !linear.trains()) return;
-    held_.push_back(x.buffer);
-    held_.push_back(dy.buffer);
-    const std::vector<cuda::AdapterGradient> more = linear.adapter_gradients(x, dy, gradients);
-    given_.insert(given_.end(), more.begin(), more.end());
+    add_gradients(linear, {x.buffer, dy.buffer}, x.main(), x.part(linear.in(), linear.extra()), dy, gradients);
+  }
+
+  // `low` is what the adapters made of x.
+  void add_gradients(const ExtendedLinear& linear, const Tensor& x, const Tensor& low, const Extended& dy,
+                     GradientMap& gradients) {
+    add_gradients(linear, {x, low, dy.buffer}, cuda::matrix(x), cuda::matrix(low), dy, gradients);
   }
 
   // What was given since the last turn begins, and the first stream waits for what began then: it has had the time
@@ -68,6 +70,14 @@ class SideWork {
   }
 
  private:
+  void add_gradients(const ExtendedLinear& linear, std::initializer_list<Tensor> read, const Matrix& x,
+                     const Matrix& low, const Extended& dy, GradientMap& gradients) {
+    if (!wanted_ || !linear.trains()) return;
+    held_.insert(held_.end(), read);
+    const std::vector<cuda::AdapterGradient> more = linear.adapter_gradients(x, low, dy, gradients);
+    given_.insert(given_.end(), more.begin(), more.end());
+  }
+
   Device device_;
   bool wanted_;
   std::vector<cuda::AdapterGradient> given_;
@@ -219,15 +229,13 @@ class FusedBlock {
   // The gradient of f takes f's place, and g = geglu(f) that of its own gradient.
   Extended feed_forward_gradient(Kept& kept, const Extended& d, SideWork& side, GradientMap& gradients) const {
     const Device device = d.buffer.device();
-    const Extended g = extended_like(d, 4 * width_, ff_out_.extra()), x3 = std::exchange(kept.x3, {});
-    const Matrix g_rows = g.main();
+    const Extended x3 = std::exchange(kept.x3, {});
+    const Tensor g = rows_of(d.rows(), 4 * width_, d.buffer);
+    const Matrix g_rows = matrix(g);
     ff_out_.backward(d, &g_rows);
     const Extended df = std::exchange(kept.f, {});
     cuda::geglu_backward_rows(device, as_rows(g_rows), as_rows(df.main()), as_rows(df.main()), as_rows(g_rows));
-    if (kept.t.defined()) {
-      cuda::copy_rows(cuda::stream(device), cuda::matrix(kept.t), g.part(4 * width_, ff_out_.extra()));
-      side.add_gradients(ff_out_, g, d, gradients);
-    }
+    if (kept.t.defined()) side.add_gradients(ff_out_, g, std::exchange(kept.t, {}), d, gradients);
     return through_norm(ff_in_, df, x3, kept.rstd3, d, side, gradients);
   }
 

@@ -76,18 +76,18 @@ void ExtendedLinear::backward(const Extended& dy, const Matrix* dx) const {
   if (dx) product(device_, on, dy.part(0, rows), false, block(0, 0, rows, in_), false, *dx, {});
 }
 
-std::vector<AdapterGradient> ExtendedLinear::adapter_gradients(const Extended& x, const Extended& dy,
+std::vector<AdapterGradient> ExtendedLinear::adapter_gradients(const Matrix& x, const Matrix& low, const Extended& dy,
                                                                GradientMap& gradients) const {
   std::vector<AdapterGradient> result;
   for (const Part& part : parts_) {
     const auto& [down, up, scale] = part.adapter;
     if (up.slot())
       result.push_back({.left = dy.part(part.first_row, part.out),
-                        .right = x.part(in_ + part.first_rank, part.rank),
+                        .right = columns(low, part.first_rank, part.rank),
                         .to = gradients.accumulator(up.slot()).data<float>(),
                         .scale = scale});
     if (down.slot())
-      result.push_back({.left = x.main(),
+      result.push_back({.left = x,
                         .right = dy.part(out_ + part.first_rank, part.rank),
                         .to = gradients.accumulator(down.slot()).data<float>(),
                         .ranks_first = true,

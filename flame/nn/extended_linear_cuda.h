@@ -21,10 +21,7 @@ struct Extended {
   Extended(Tensor rows, int64_t width) : buffer(std::move(rows)), columns(width) {}
   int64_t rows() const { return buffer.dim(0); }
   Matrix main() const { return part(0, columns); }
-  Matrix part(int64_t begin, int64_t count) const {
-    return {buffer.raw() + static_cast<size_t>(begin) * size_of(buffer.dtype()), buffer.dtype(), rows(), count,
-            buffer.dim(1)};
-  }
+  Matrix part(int64_t begin, int64_t count) const { return cuda::columns(matrix(buffer), begin, count); }
 };
 
 // Linear layers that share their input, with their adapters, as one matrix for both directions:
@@ -53,9 +50,10 @@ class ExtendedLinear {
   void forward(const Extended& x, const Matrix& y, const Matrix* residual = nullptr) const;
   // dx = the gradient of x; fills dy's extra columns. Without dx only those.
   void backward(const Extended& dy, const Matrix* dx) const;
-  // The adapters' gradients, for add_adapter_gradients(), from x and dy as forward() and backward() left them. What
-  // they are added to is made now, in the order of the first stream.
-  std::vector<AdapterGradient> adapter_gradients(const Extended& x, const Extended& dy, GradientMap& gradients) const;
+  // The adapters' gradients, for add_adapter_gradients(), from x and dy as forward() and backward() left them, x's
+  // extra columns as `low`. What they are added to is made now, in the order of the first stream.
+  std::vector<AdapterGradient> adapter_gradients(const Matrix& x, const Matrix& low, const Extended& dy,
+                                                 GradientMap& gradients) const;
 
   std::vector<AdapterPlace> places() const;  // for refresh_adapters()
 

@@ -152,12 +152,12 @@ __global__ void refresh_kernel(const AdapterPlace* places) {
     b[i / rank * place.pitch_b + i % rank] = T(place.scale * place.up[i]);
 }
 
-__global__ void add_gradients_kernel(const GradientPart* parts) {
+__global__ void add_gradients_kernel(const float* sums, const GradientPart* parts) {
   take_turn();
   const GradientPart part = parts[blockIdx.y];
   for (int64_t j = blockIdx.x; j < part.rows; j += gridDim.x)
     for (int64_t i = threadIdx.x; i < part.columns; i += blockDim.x)
-      part.to[j * part.columns + i] += part.scale * part.from[j * part.from_pitch + i];
+      part.to[j * part.columns + i] += part.scale * sums[part.from + j * part.from_pitch + i];
 }
 
 template <class T>
@@ -191,6 +191,15 @@ __global__ void fill_rows_kernel(const uint4* row, std::byte* to, int64_t rows, 
   if (i < rows * packs) *reinterpret_cast<uint4*>(to + i / packs * pitch_bytes + i % packs * 16) = row[i % packs];
 }
 
+__global__ void copy_rows_kernel(const std::byte* from, int64_t from_pitch, std::byte* to, int64_t to_pitch,
+                                 int64_t rows, int packs) {
+  take_turn();
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= rows * packs) return;
+  const int64_t row = i / packs, at = i % packs * int64_t{sizeof(uint4)};
+  *reinterpret_cast<uint4*>(to + row * to_pitch + at) = *reinterpret_cast<const uint4*>(from + row * from_pitch + at);
+}
+
 unsigned row_blocks(int64_t rows) { return static_cast<unsigned>((rows + warps - 1) / warps); }
 
 }  // namespace
@@ -219,10 +228,11 @@ void refresh_adapters(Device device, const AdapterPlace* places, int count, int6
   visit(dtype, [&]<class T>() { launch(refresh_kernel<T>, {grid, warp * warps, 0, stream(device)}, places); });
 }
 
-void add_gradients(Device, cudaStream_t stream, const GradientPart* parts_on_device, int count, int64_t most_rows) {
+void add_gradients(cudaStream_t stream, const float* sums, const GradientPart* parts_on_device, int count,
+                   int64_t most_rows) {
   if (count == 0) return;
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>(most_rows, 256)), static_cast<unsigned>(count));
-  launch(add_gradients_kernel, {grid, 256, 0, stream}, parts_on_device);
+  launch(add_gradients_kernel, {grid, 256, 0, stream}, sums, parts_on_device);
 }
 
 void place_weight(Device device, const Tensor& weight, const float* gain, const Matrix& rows) {
@@ -253,10 +263,19 @@ void fill_rows(cudaStream_t stream, const Tensor& row, const Matrix& to) {
 }
 
 void copy_rows(cudaStream_t stream, const Matrix& from, const Matrix& to) {
-  const size_t size = size_of(from.dtype);
-  check(cudaMemcpy2DAsync(to.data, static_cast<size_t>(to.pitch) * size, from.data,
-                          static_cast<size_t>(from.pitch) * size, static_cast<size_t>(from.columns) * size,
-                          static_cast<size_t>(from.rows), cudaMemcpyDeviceToDevice, stream));
+  const auto bytes = [&](int64_t columns) { return columns * static_cast<int64_t>(size_of(from.dtype)); };
+  const int64_t width = bytes(from.columns), from_pitch = bytes(from.pitch), to_pitch = bytes(to.pitch);
+  if (from.rows == 0 || width == 0) return;
+  const auto begins = reinterpret_cast<uintptr_t>(from.data) | reinterpret_cast<uintptr_t>(to.data);
+  if ((begins | static_cast<uintptr_t>(width | from_pitch | to_pitch)) % sizeof(uint4) != 0)
+    return check(cudaMemcpy2DAsync(to.data, static_cast<size_t>(to_pitch), from.data, static_cast<size_t>(from_pitch),
+                                   static_cast<size_t>(width), static_cast<size_t>(from.rows), cudaMemcpyDeviceToDevice,
+                                   stream));
+  constexpr int threads = 256;
+  const int64_t packs = width / static_cast<int64_t>(sizeof(uint4));
+  const auto blocks = static_cast<unsigned>((from.rows * packs + threads - 1) / threads);
+  launch(copy_rows_kernel, {blocks, threads, 0, stream}, from.data, from_pitch, to.data, to_pitch, from.rows,
+         static_cast<int>(packs));
 }
 
 }  // namespace flame::cuda

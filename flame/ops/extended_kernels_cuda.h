@@ -26,16 +26,16 @@ struct AdapterPlace {
 // Writes the masters of many adapters into their matrices. `places` is in the device's memory.
 void refresh_adapters(Device device, const AdapterPlace* places, int count, int64_t most_rows, DType dtype);
 
-// to[j, i] += scale from[j, i].
+// to[j, i] += scale from[j, i], where `from` begins at that element of the sums.
 struct GradientPart {
-  const float* from = nullptr;
+  int64_t from = 0;
   int64_t from_pitch = 0;
   float scale = 1;
   float* to = nullptr;
   int64_t rows = 0, columns = 0;
   friend bool operator==(const GradientPart&, const GradientPart&) = default;
 };
-void add_gradients(Device device, cudaStream_t stream, const GradientPart* parts_on_device, int count,
+void add_gradients(cudaStream_t stream, const float* sums, const GradientPart* parts_on_device, int count,
                    int64_t most_rows);
 
 // Puts a frozen layer's weight [out, in] into rows of an extended matrix of the same dtype: W, or W diag(gain).
@@ -46,7 +46,7 @@ void place_bias(Device device, const Tensor& weight, const Tensor& bias, const f
 
 // Makes every row of `to`, of a multiple of 64 columns, this one, in f16 or bf16.
 void fill_rows(cudaStream_t stream, const Tensor& row, const Matrix& to);
-// Copies rows between pitches.
+// Copies rows between pitches, where neither is in the other.
 void copy_rows(cudaStream_t stream, const Matrix& from, const Matrix& to);
 
 }  // namespace flame::cuda

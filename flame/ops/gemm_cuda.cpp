@@ -69,6 +69,13 @@ Matrix matrix(const Tensor& x, int64_t rows, int64_t columns) {
   return {x.raw(), x.dtype(), rows, columns, columns};
 }
 
+Matrix columns(const Matrix& of, int64_t begin, int64_t count) {
+  Matrix result = of;
+  result.data += begin * static_cast<int64_t>(size_of(of.dtype));
+  result.columns = count;
+  return result;
+}
+
 void product(Device device, cudaStream_t stream, const Matrix& a, bool ta, const Matrix& b, bool tb, const Matrix& out,
              const Epilogue& epilogue) {
   constexpr int64_t most = 1 << 15;  // of a batch: the library may give each matrix a block of a grid's third extent

@@ -16,7 +16,8 @@ struct Matrix {
 };
 
 Matrix matrix(const Tensor& x);  // [..., rows, columns]; the leading extents as one batch
-Matrix matrix(const Tensor& x, int64_t rows, int64_t columns);  // all of x as one matrix of that shape
+Matrix matrix(const Tensor& x, int64_t rows, int64_t columns);   // all of x as one matrix of that shape
+Matrix columns(const Matrix& of, int64_t begin, int64_t count);  // some of its columns
 
 struct Epilogue {
   float alpha = 1;
