@@ -1,21 +1,10 @@
-#include "flame/core/error.h"
-#include "flame/device/launch_cuda.h"
 #include "flame/ops/extended_kernels_cuda.h"
+#include "flame/ops/rows_cuda.h"
 
 namespace flame::cuda {
 namespace {
 
 constexpr int warp = 32, warps = 8, vector = 8;
-
-template <class T>
-struct alignas(16) Vector {
-  T values[vector];
-};
-
-__device__ float warp_sum(float x) {
-  for (int offset = warp / 2; offset; offset /= 2) x += __shfl_xor_sync(0xFFFFFFFF, x, offset);
-  return x;
-}
 
 template <class T>
 struct View {
@@ -27,29 +16,37 @@ struct View {
 
 // A row's chunks of eight that one lane has, as floats.
 template <class T, int chunks>
-__device__ void load(const T* row, int64_t columns, float (&x)[chunks][vector]) {
+__device__ void load_row(const T* row, int64_t columns, float (&x)[chunks][vector]) {
+  constexpr int V = pack_size<T>;
   const int lane = threadIdx.x % warp;
 #pragma unroll
   for (int c = 0; c < chunks; ++c) {
     const int64_t at = (c * warp + lane) * vector;
-    Vector<T> chunk = {};
-    if (at < columns) chunk = *reinterpret_cast<const Vector<T>*>(row + at);
 #pragma unroll
-    for (int k = 0; k < vector; ++k) x[c][k] = at < columns ? static_cast<float>(chunk.values[k]) : 0.0f;
+    for (int k = 0; k < vector; k += V) {
+      Pack<T, V> pack = {};
+      if (at < columns) pack = load<V>(row + at + k);
+#pragma unroll
+      for (int i = 0; i < V; ++i) x[c][k + i] = pack[i];
+    }
   }
 }
 
 template <class T, int chunks>
-__device__ void store(T* row, int64_t columns, const float (&x)[chunks][vector]) {
+__device__ void store_row(T* row, int64_t columns, const float (&x)[chunks][vector]) {
+  constexpr int V = pack_size<T>;
   const int lane = threadIdx.x % warp;
 #pragma unroll
   for (int c = 0; c < chunks; ++c) {
     const int64_t at = (c * warp + lane) * vector;
     if (at >= columns) continue;
-    Vector<T> chunk;
 #pragma unroll
-    for (int k = 0; k < vector; ++k) chunk.values[k] = T(x[c][k]);
-    *reinterpret_cast<Vector<T>*>(row + at) = chunk;
+    for (int k = 0; k < vector; k += V) {
+      float values[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) values[i] = x[c][k + i];
+      store(row + at + k, values);
+    }
   }
 }
 
@@ -60,7 +57,7 @@ __global__ void normalize_kernel(View<T> x, float eps, View<T> x_hat, float* rst
   if (row >= x.rows) return;
   const float width = static_cast<float>(x.columns);
   float value[chunks][vector];
-  load<T, chunks>(x.data + row * x.pitch, x.columns, value);
+  load_row<T, chunks>(x.data + row * x.pitch, x.columns, value);
   float sum = 0;
 #pragma unroll
   for (int c = 0; c < chunks; ++c)
@@ -79,7 +76,7 @@ __global__ void normalize_kernel(View<T> x, float eps, View<T> x_hat, float* rst
 #pragma unroll
   for (int c = 0; c < chunks; ++c)
     for (int k = 0; k < vector; ++k) value[c][k] *= scale;
-  store<T, chunks>(x_hat.data + row * x_hat.pitch, x.columns, value);
+  store_row<T, chunks>(x_hat.data + row * x_hat.pitch, x.columns, value);
   if (threadIdx.x % warp == 0) rstd[row] = scale;
 }
 
@@ -89,9 +86,9 @@ __global__ void normalize_gradient_kernel(View<T> g, View<T> x_hat, const float*
   const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / warp;
   if (row >= g.rows) return;
   float slope[chunks][vector], unit[chunks][vector], result[chunks][vector];
-  load<T, chunks>(g.data + row * g.pitch, g.columns, slope);
-  load<T, chunks>(x_hat.data + row * x_hat.pitch, g.columns, unit);
-  load<T, chunks>(residual.data + row * residual.pitch, g.columns, result);
+  load_row<T, chunks>(g.data + row * g.pitch, g.columns, slope);
+  load_row<T, chunks>(x_hat.data + row * x_hat.pitch, g.columns, unit);
+  load_row<T, chunks>(residual.data + row * residual.pitch, g.columns, result);
   float sum = 0, products = 0;
 #pragma unroll
   for (int c = 0; c < chunks; ++c) {
@@ -105,7 +102,7 @@ __global__ void normalize_gradient_kernel(View<T> g, View<T> x_hat, const float*
 #pragma unroll
   for (int c = 0; c < chunks; ++c)
     for (int k = 0; k < vector; ++k) result[c][k] += scale * (slope[c][k] - mean - unit[c][k] * along);
-  store<T, chunks>(dx.data + row * dx.pitch, g.columns, result);
+  store_row<T, chunks>(dx.data + row * dx.pitch, g.columns, result);
 }
 
 // Calls f.operator()<T, chunks>() for a row width.
