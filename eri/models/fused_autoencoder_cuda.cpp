@@ -24,9 +24,9 @@ struct Sum {
 cuda::GroupNormRows norm_task(const Sum& sum, int groups) {
   const Tensor& x = sum.b.defined() ? sum.b : sum.a;
   const int64_t samples = x.dim(0);
-  cuda::Rows added = cuda::rows_of(sum.bias);
+  cuda::Matrix added = cuda::rows_of(sum.bias);
   if (added.defined()) added.rows = samples, added.pitch = 0;
-  return {.x = {cuda::rows_of(x), {}},
+  return {.x = cuda::rows_of(x),
           .samples = samples,
           .groups = groups,
           .weight = {},

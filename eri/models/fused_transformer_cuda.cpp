@@ -24,8 +24,6 @@ Tensor rows_of(int64_t rows, int64_t columns, const Tensor& like) {
   return Tensor::empty({rows, columns}, like.dtype(), like.device());
 }
 
-cuda::Rows as_rows(const Matrix& m) { return {m.data, m.dtype, m.rows, m.columns, m.pitch}; }
-
 // Adapters' gradients, a turn's in one go on the second stream, and what they read, held until they are done. A turn is
 // a block: with three in each, the streams' waiting for each other cost 1.5 % of a step.
 class SideWork {
@@ -192,7 +190,7 @@ class FusedBlock {
     kept.f = Extended(kept.x3.rows(), 8 * width_, ff_in_.extra(), like.dtype(), like.device());
     ff_in_.forward(kept.x3, kept.f.main());
     const Extended g(kept.x3.rows(), 4 * width_, ff_out_.extra(), like.dtype(), like.device());
-    cuda::geglu_rows(like.device(), as_rows(kept.f.main()), as_rows(g.main()));
+    cuda::geglu_rows(like.device(), kept.f.main(), g.main());
     ff_out_.forward(g, out, &h2);
     if (!recorded || !ff_out_.trains()) return;
     kept.t = rows_of(kept.x3.rows(), ff_out_.extra(), like);
@@ -233,7 +231,7 @@ class FusedBlock {
     const Matrix g_rows = matrix(g);
     ff_out_.backward(d, &g_rows);
     const Extended df = std::exchange(kept.f, {});
-    cuda::geglu_backward_rows(device, as_rows(g_rows), as_rows(df.main()), as_rows(df.main()), as_rows(g_rows));
+    cuda::geglu_backward_rows(device, g_rows, df.main(), df.main(), g_rows);
     if (kept.t.defined()) side.add_gradients(ff_out_, g, std::exchange(kept.t, {}), d, gradients);
     return through_norm(ff_in_, df, x3, kept.rstd3, d, side, gradients);
   }

@@ -83,7 +83,7 @@ std::vector<AdapterGradient> ExtendedLinear::adapter_gradients(const Matrix& x, 
     const auto& [down, up, scale] = part.adapter;
     if (up.slot())
       result.push_back({.left = dy.part(part.first_row, part.out),
-                        .right = columns(low, part.first_rank, part.rank),
+                        .right = low.part(part.first_rank, part.rank),
                         .to = gradients.accumulator(up.slot()).data<float>(),
                         .scale = scale});
     if (down.slot())

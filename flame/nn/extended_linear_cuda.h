@@ -21,7 +21,7 @@ struct Extended {
   Extended(Tensor rows, int64_t width) : buffer(std::move(rows)), columns(width) {}
   int64_t rows() const { return buffer.dim(0); }
   Matrix main() const { return part(0, columns); }
-  Matrix part(int64_t begin, int64_t count) const { return cuda::columns(matrix(buffer), begin, count); }
+  Matrix part(int64_t begin, int64_t count) const { return rows_of(buffer).part(begin, count); }
 };
 
 // Linear layers that share their input, with their adapters, as one matrix for both directions:

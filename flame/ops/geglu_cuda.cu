@@ -1,7 +1,8 @@
+#include "flame/ops/fused_cuda.h"
 #include "flame/ops/norm_kernels.h"
 #include "flame/ops/rows_cuda.h"
 
-// Pointwise work on rows at a pitch: GEGLU and sums.
+// GEGLU on rows at a pitch.
 namespace flame::cuda {
 namespace {
 
@@ -102,11 +103,11 @@ void visit_packs(DType dtype, bool packed, const F& f) {
 }
 
 // The two halves of x begin at whole packs if the half does.
-bool halves_in_packs(const Rows& x) { return in_packs(x) && in_packs(x.part(0, x.columns / 2)); }
+bool halves_in_packs(const Matrix& x) { return in_packs(x) && in_packs(x.part(0, x.columns / 2)); }
 
 }  // namespace
 
-void geglu_rows(Device device, const Rows& x, const Rows& y) {
+void geglu_rows(Device device, const Matrix& x, const Matrix& y) {
   const int64_t columns = x.columns / 2;
   require_rows("geglu_rows", "y", y, x.dtype, x.rows, columns);
   if (x.rows * columns == 0) return;
@@ -115,7 +116,7 @@ void geglu_rows(Device device, const Rows& x, const Rows& y) {
   });
 }
 
-void geglu_backward_rows(Device device, const Rows& dy, const Rows& x, const Rows& dx, const Rows& again) {
+void geglu_backward_rows(Device device, const Matrix& dy, const Matrix& x, const Matrix& dx, const Matrix& again) {
   const int64_t columns = x.columns / 2;
   require_rows("geglu_backward_rows", "dy", dy, x.dtype, x.rows, columns);
   require_rows("geglu_backward_rows", "dx", dx, x.dtype, x.rows, x.columns);

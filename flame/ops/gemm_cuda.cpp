@@ -69,11 +69,10 @@ Matrix matrix(const Tensor& x, int64_t rows, int64_t columns) {
   return {x.raw(), x.dtype(), rows, columns, columns};
 }
 
-Matrix columns(const Matrix& of, int64_t begin, int64_t count) {
-  Matrix result = of;
-  result.data += begin * static_cast<int64_t>(size_of(of.dtype));
-  result.columns = count;
-  return result;
+Matrix rows_of(const Tensor& x) {
+  if (!x.defined()) return {};
+  const int64_t columns = x.rank() ? x.dim(-1) : 1;
+  return {x.raw(), x.dtype(), columns ? x.numel() / columns : 0, columns, columns};
 }
 
 void product(Device device, cudaStream_t stream, const Matrix& a, bool ta, const Matrix& b, bool tb, const Matrix& out,

@@ -9,15 +9,23 @@ namespace flame::cuda {
 // Row-major matrices as they lie in memory, counted in elements: the next row begins `pitch` further on, the next
 // matrix of a batch `batch_stride` (0: it is the same one).
 struct Matrix {
-  std::byte* data;
-  DType dtype;
-  int64_t rows, columns, pitch;
+  std::byte* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t rows = 0, columns = 0, pitch = 0;
   int64_t batch = 1, batch_stride = 0;
+
+  bool defined() const { return data != nullptr; }
+  Matrix part(int64_t begin, int64_t count) const {  // columns [begin, begin + count) of every row
+    Matrix result = *this;
+    result.data += static_cast<size_t>(begin) * size_of(dtype);
+    result.columns = count;
+    return result;
+  }
 };
 
 Matrix matrix(const Tensor& x);  // [..., rows, columns]; the leading extents as one batch
-Matrix matrix(const Tensor& x, int64_t rows, int64_t columns);   // all of x as one matrix of that shape
-Matrix columns(const Matrix& of, int64_t begin, int64_t count);  // some of its columns
+Matrix matrix(const Tensor& x, int64_t rows, int64_t columns);  // all of x as one matrix of that shape
+Matrix rows_of(const Tensor& x);                                // [..., columns] as rows; no tensor: not defined
 
 struct Epilogue {
   float alpha = 1;

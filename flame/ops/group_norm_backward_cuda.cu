@@ -13,35 +13,27 @@ struct Slopes {
 
 template <class T>
 struct Backward {
-  GroupNormColumns<const T> x, residual;
-  GroupNormColumns<T> dx;
-  GroupNormAdded<T> added;
-  const T *dy, *weight, *bias;  // weight and bias or null
-  int64_t dy_pitch;
+  const T *x, *dy, *weight, *bias;  // the last two or null
+  T* dx;                            // or null
   const float *mean, *rstd;
   Slopes *of_groups, *of_channels;  // the latter or null
-
-  // Whether nothing of a tile is wanted: its columns lie in parts without a gradient.
-  __device__ bool idle(const GroupNormTile& tile) const {
-    return !of_channels && !dx(tile.first_channel).data && !dx(tile.first_channel + tile.channels - 1).data;
-  }
 };
 
 // V neighbouring channels of a sample: what leads from x and dy to dz.
 template <class T, int V, bool Silu>
 struct Channels {
-  float offset[V], scale[V], bias[V];
+  float mean[V], scale[V], bias[V];
 
   __device__ Channels(const GroupNormGrid& grid, const Backward<T>& task, int64_t sample, int first) {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       const int64_t group = sample * grid.groups + (first + i) / grid.size;
-      offset[i] = task.added(sample, first + i) - task.mean[group];
+      mean[i] = task.mean[group];
       scale[i] = task.weight ? task.rstd[group] * float(task.weight[first + i]) : 0;
       bias[i] = Silu ? float(task.bias[first + i]) : 0;
     }
   }
-  __device__ float centered(float x, int i) const { return x + offset[i]; }
+  __device__ float centered(float x, int i) const { return x - mean[i]; }
   __device__ float dz(float dy, float centered, int i) const {
     if (!Silu) return dy;
     const float z = fmaf(centered, scale[i], bias[i]), s = sigmoid<T>(z);
@@ -57,16 +49,15 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
   take_turn();
   __shared__ Slopes entries[threads * V];
   const GroupNormTile tile(grid);
-  if (task.idle(tile)) return;
   for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
     if (segment.active) {
       const int first = tile.first_channel + segment.begin + segment.column;
       const Channels<T, V, Silu> channels(grid, task, tile.sample, first);
-      const auto column = task.x(first);
       float sum[V] = {}, products[V] = {};
 #pragma unroll 2
       for (int64_t r = tile.first_row + segment.lane; r < tile.first_row + tile.rows; r += segment.lanes) {
-        const Pack<T, V> x = load<V>(column.row(r)), dy = load<V>(task.dy + r * task.dy_pitch + first);
+        const Pack<T, V> x = load<V>(task.x + r * grid.channels + first),
+                         dy = load<V>(task.dy + r * grid.channels + first);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           const float centered = channels.centered(x[i], i), dz = channels.dz(dy[i], centered, i);
@@ -120,7 +111,6 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
   take_turn();
   __shared__ float constants[most_groups], of_x[most_groups];
   const GroupNormTile tile(grid);
-  if (task.idle(tile)) return;
   for_groups(tile, [&](int group) {
     const int64_t at = tile.sample * grid.groups + tile.first_group + group;
     float sum = 0, products = 0;
@@ -138,9 +128,6 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
   for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
     const int channel = segment.begin + segment.column, first = tile.first_channel + channel;
     if (!segment.active) return;
-    const auto to = task.dx(first);
-    if (!to.data) return;
-    const auto from = task.x(first), residual = task.residual(first);
     const Channels<T, V, Silu> channels(grid, task, tile.sample, first);
     float constant[V], slope[V];
 #pragma unroll
@@ -150,19 +137,15 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
     }
 #pragma unroll 2
     for (int64_t r = segment.last(tile); r >= tile.first_row; r -= segment.lanes) {
-      const Pack<T, V> x = load<V>(from.row(r)), dy = load<V>(task.dy + r * task.dy_pitch + first);
+      const Pack<T, V> x = load<V>(task.x + r * grid.channels + first),
+                       dy = load<V>(task.dy + r * grid.channels + first);
       float out[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         const float centered = channels.centered(x[i], i), dz = channels.dz(dy[i], centered, i);
         out[i] = fmaf(dz, channels.scale[i], fmaf(centered, slope[i], constant[i]));
       }
-      if (residual.data) {
-        const Pack<T, V> more = load<V>(residual.row(r));
-#pragma unroll
-        for (int i = 0; i < V; ++i) out[i] += more[i];
-      }
-      store(to.row(r), out);
+      store(task.dx + r * grid.channels + first, out);
     }
   });
 }
@@ -191,51 +174,34 @@ __global__ void __launch_bounds__(threads) settle(const GroupNormGrid grid, int6
 
 }  // namespace
 
-void group_norm_backward_rows(const GroupNormRows& task, const Rows& dy, const GroupNormRowsGradients& out) {
-  const Op op = "group_norm_backward_rows";
-  require_group_norm(op, task);
-  require(task.quartered_width == 0, op, "expected pixels in order");
-  const Rows& x = task.x.first;
-  const int64_t channels = task.x.columns();
-  require_rows(op, "dy", dy, x.dtype, x.rows, channels);
-  const bool wants_dx = out.dx.first.defined() || out.dx.second.defined();
-  for (const SplitRows& parts : {out.dx, out.residual}) {
-    require_rows(op, "gradient of the first part", parts.first, x.dtype, x.rows, x.columns, true);
-    require_rows(op, "gradient of the second part", parts.second, x.dtype, x.rows, task.x.second.columns, true);
-  }
-  require(task.weight.defined() || !(wants_dx || task.silu), op, "expected the gain");
-  require(task.bias.defined() || !task.silu, op, "expected the bias");
-  const bool of_channels = out.dweight.defined() || out.dbias.defined();
-  if (!wants_dx && !of_channels) return;
-  const Device device = task.mean.device();
-  visit(x.dtype, [&]<class T>() {
+void group_norm_backward(const GroupNormTask& task, const Tensor& dy, const NormGradients& gradients) {
+  const Tensor& x = task.x;
+  const int64_t samples = x.dim(0), channels = x.dim(-1), rows = x.numel() / channels;
+  const bool of_channels = gradients.dweight.defined() || gradients.dbias.defined();
+  const Device device = x.device();
+  const bool packed = in_packs(rows_of(x)) && in_packs(rows_of(dy)) && in_packs(rows_of(gradients.dx));
+  visit(x.dtype(), [&]<class T>() {
     const auto run = [&]<int V, bool Silu>() {
-      const GroupNormGrid grid(task.samples, x.rows / task.samples, static_cast<int>(channels), task.groups, V,
-                               sizeof(T));
-      const Tensor groups = Tensor::empty({task.samples * task.groups, grid.chunks, 2}, DType::f32, device);
+      const GroupNormGrid grid(samples, rows / samples, static_cast<int>(channels), task.groups, V, sizeof(T));
+      const Tensor groups = Tensor::empty({samples * task.groups, grid.chunks, 2}, DType::f32, device);
       const Tensor all =
-          of_channels ? Tensor::empty({task.samples * grid.chunks, channels, 2}, DType::f32, device) : Tensor();
-      const Backward<T> pass = {GroupNormColumns<const T>(task.x, x.columns),
-                                GroupNormColumns<const T>(out.residual, x.columns),
-                                GroupNormColumns<T>(out.dx, x.columns),
-                                GroupNormAdded<T>(task.added),
-                                data<T>(dy),
+          of_channels ? Tensor::empty({samples * grid.chunks, channels, 2}, DType::f32, device) : Tensor();
+      const Backward<T> pass = {x.data<T>(),
+                                dy.data<T>(),
                                 data_or_null<T>(task.weight),
                                 data_or_null<T>(task.bias),
-                                dy.pitch,
+                                data_or_null<T>(gradients.dx),
                                 task.mean.data<float>(),
                                 task.rstd.data<float>(),
                                 reinterpret_cast<Slopes*>(groups.raw()),
                                 all.defined() ? reinterpret_cast<Slopes*>(all.raw()) : nullptr};
-      const unsigned blocks = static_cast<unsigned>(grid.blocks);
-      launch(gather<T, V, Silu>, {blocks, threads, 0, stream(device)}, grid, pass);
-      if (wants_dx) {
-        launch(spread<T, V, Silu>, {blocks, threads, 0, stream(device)}, grid, pass);
-      }
-      if (of_channels) {
+      const LaunchGrid blocks(static_cast<unsigned>(grid.blocks), threads, 0, stream(device));
+      launch(gather<T, V, Silu>, blocks, grid, pass);
+      if (pass.dx) launch(spread<T, V, Silu>, blocks, grid, pass);
+      if (of_channels)
         launch(settle<T>, {static_cast<unsigned>((channels + threads - 1) / threads), threads, 0, stream(device)}, grid,
-               task.samples, pass.of_channels, pass.rstd, data_or_null<T>(out.dweight), data_or_null<T>(out.dbias));
-      }
+               samples, pass.of_channels, pass.rstd, data_or_null<T>(gradients.dweight),
+               data_or_null<T>(gradients.dbias));
     };
     const auto with_silu = [&]<int V>() {
       if (task.silu)
@@ -243,24 +209,11 @@ void group_norm_backward_rows(const GroupNormRows& task, const Rows& dy, const G
       else
         run.template operator()<V, false>();
     };
-    if (in_packs(task.x) && in_packs(dy) && in_packs(out.dx) && in_packs(out.residual))
+    if (packed)
       with_silu.template operator()<pack_size<T>>();
     else
       with_silu.template operator()<1>();
   });
-}
-
-void group_norm_backward(const GroupNormTask& task, const Tensor& dy, const NormGradients& gradients) {
-  group_norm_backward_rows({.x = {rows_of(task.x), {}},
-                            .samples = task.x.dim(0),
-                            .groups = task.groups,
-                            .silu = task.silu,
-                            .weight = task.weight,
-                            .bias = task.bias,
-                            .mean = task.mean,
-                            .rstd = task.rstd},
-                           rows_of(dy),
-                           {.dx = {rows_of(gradients.dx), {}}, .dweight = gradients.dweight, .dbias = gradients.dbias});
 }
 
 }  // namespace flame::cuda

@@ -1,3 +1,4 @@
+#include "flame/ops/fused_cuda.h"
 #include "flame/ops/group_norm_cuda.h"
 #include "flame/ops/norm_kernels.h"
 
@@ -35,6 +36,21 @@ struct Part {
   Moments moments;
 };
 
+// What is added to all positions of a sample, in T or f32, or nothing.
+template <class T>
+struct Added {
+  const std::byte* data;
+  bool wide;
+  int64_t pitch;
+
+  explicit Added(const Matrix& rows) : data(rows.data), wide(rows.dtype == DType::f32), pitch(rows.pitch) {}
+  __device__ float operator()(int64_t sample, int channel) const {
+    if (!data) return 0;
+    const int64_t i = sample * pitch + channel;
+    return wide ? reinterpret_cast<const float*>(data)[i] : float(reinterpret_cast<const T*>(data)[i]);
+  }
+};
+
 // Rows in the order in which they lie.
 struct InOrder {
   __device__ int64_t operator()(int64_t, int64_t row) const { return row; }
@@ -45,8 +61,7 @@ struct InQuarters {
   int width, quarter;  // a row of pixels, pixels of a quarter
 
   explicit InQuarters(const GroupNormRows& task)
-      : width(static_cast<int>(task.quartered_width)),
-        quarter(static_cast<int>(task.x.first.rows / task.samples / 4)) {}
+      : width(static_cast<int>(task.quartered_width)), quarter(static_cast<int>(task.x.rows / task.samples / 4)) {}
   // `first`: the first row of the sample.
   __device__ int64_t operator()(int64_t first, int64_t row) const {
     const int pixel = static_cast<int>(row - first), y = pixel / width, x = pixel - y * width;
@@ -106,24 +121,23 @@ struct ColumnSums {
 
 template <class T, int V>
 __global__ void __launch_bounds__(threads, group_norm_residents)
-    gather(const GroupNormGrid grid, const GroupNormColumns<const T> x, const GroupNormAdded<T> added,
-           Moments* moments) {
+    gather(const GroupNormGrid grid, const T* x, int64_t pitch, const Added<T> added, Moments* moments) {
   take_turn();
   __shared__ Moments entries[threads * V];
   __shared__ float reference[most_groups];
   const GroupNormTile tile(grid);
   for (int group = static_cast<int>(threadIdx.x); group < tile.groups; group += threads)
-    reference[group] = float(*x(tile.first_channel + group * grid.size).row(tile.sample * grid.positions));
+    reference[group] = float(x[tile.sample * grid.positions * pitch + tile.first_channel + group * grid.size]);
   __syncthreads();
 
   for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
     if (segment.active) {
       const int channel = segment.begin + segment.column;
-      const auto column = x(tile.first_channel + channel);
-      ColumnSums<T, V> sums(load<V>(column.row(tile.first_row + segment.lane)));
+      const T* const column = x + tile.first_channel + channel;
+      ColumnSums<T, V> sums(load<V>(column + (tile.first_row + segment.lane) * pitch));
 #pragma unroll 4
       for (int64_t r = segment.lane + segment.lanes; r < tile.rows; r += segment.lanes)
-        sums.add(load<V>(column.row(tile.first_row + r)));
+        sums.add(load<V>(column + (tile.first_row + r) * pitch));
       const float count = segment.count(tile, segment.lane);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
@@ -141,7 +155,7 @@ template <class T, class Place>
 struct Residual {
   const T *x, *residual;
   int64_t x_pitch, residual_pitch;
-  GroupNormAdded<T> added;
+  Added<T> added;
   Place place;  // of the residual's rows
   T* sum;
   int64_t sum_pitch;
@@ -208,8 +222,9 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
 
 template <class T>
 struct Normalise {
-  GroupNormColumns<const T> x;
-  GroupNormAdded<T> added;
+  const T* x;
+  int64_t x_pitch;
+  Added<T> added;
   const T *weight, *bias;
   const Moments* moments;
   float eps;
@@ -234,7 +249,8 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
     const float elements = static_cast<float>(grid.positions * grid.size);
     const Moments all = merged(grid.chunks, elements, part);
     if (threadIdx.x % 32 != 0) return;
-    const float reference = float(*task.x(tile.first_channel + group * grid.size).row(tile.sample * grid.positions));
+    const float reference =
+        float(task.x[tile.sample * grid.positions * task.x_pitch + tile.first_channel + group * grid.size]);
     const float rstd = 1.0f / sqrtf(all.squares / elements + task.eps);
     references[group] = reference;
     means[group] = all.mean;
@@ -249,7 +265,7 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
   for_segments<V>(tile, [&](const GroupNormSegment<V>& segment) {
     if (!segment.active) return;
     const int channel = segment.begin + segment.column;
-    const auto column = task.x(tile.first_channel + channel);
+    const T* const column = task.x + tile.first_channel + channel;
     T* y = task.y + tile.first_channel + channel;
     float reference[V], offset[V], scale[V], bias[V];
 #pragma unroll
@@ -260,7 +276,7 @@ __global__ void __launch_bounds__(threads, group_norm_residents)
       scale[i] = scales[group] * float(task.weight[c]);
       bias[i] = float(task.bias[c]);
     }
-    const auto x = [&](int64_t r) { return load<V>(column.row(place(tile.sample * grid.positions, r))); };
+    const auto x = [&](int64_t r) { return load<V>(column + place(tile.sample * grid.positions, r) * task.x_pitch); };
     int64_t r = segment.last(tile);
     Pack<T, V> next = x(r);
     for (; r >= tile.first_row; r -= segment.lanes) {
@@ -304,10 +320,10 @@ void visit_rows(DType dtype, bool packs, const F& f) {
 }
 
 GroupNormGrid grid_of(const GroupNormRows& task, int pack) {
-  const Rows& x = task.x.first;
+  const Matrix& x = task.x;
   return {task.samples,
           x.rows / task.samples,
-          static_cast<int>(task.x.columns()),
+          static_cast<int>(x.columns),
           task.groups,
           pack,
           static_cast<int>(size_of(x.dtype))};
@@ -318,19 +334,16 @@ Tensor moments_of(const GroupNormRows& task, const GroupNormGrid& grid) {
 }
 
 void require_affine(Op op, const GroupNormRows& task) {
-  const int64_t channels = task.x.columns();
+  const int64_t channels = task.x.columns;
   require(task.weight.numel() == channels && task.bias.numel() == channels, op, "expected ", channels,
           " gains and biases, got ", task.weight.shape(), " and ", task.bias.shape());
 }
 
-}  // namespace
-
 void require_group_norm(Op op, const GroupNormRows& task) {
-  const Rows& x = task.x.first;
-  const int64_t channels = task.x.columns();
+  const Matrix& x = task.x;
+  const int64_t channels = x.columns;
   require(x.defined() && task.samples > 0 && x.rows > 0 && x.rows % task.samples == 0, op, "expected the rows of ",
           task.samples, " samples, got ", x.rows);
-  if (task.x.second.defined()) require_rows(op, "second part", task.x.second, x.dtype, x.rows, task.x.second.columns);
   require(task.groups > 0 && channels > 0 && channels % task.groups == 0 && channels < int64_t{1} << 31, op,
           "expected ", task.groups, " groups of channels, got ", channels, " channels");
   require(task.mean.numel() == task.samples * task.groups && task.rstd.numel() == task.mean.numel(), op,
@@ -339,72 +352,67 @@ void require_group_norm(Op op, const GroupNormRows& task) {
   const int64_t positions = x.rows / task.samples, width = task.quartered_width;
   require(width == 0 || (width > 0 && width % 2 == 0 && positions % (2 * width) == 0 && positions < int64_t{1} << 31),
           op, "expected pictures of an even width and height, got ", positions, " pixels in rows of ", width);
-  Rows added = task.added;
+  Matrix added = task.added;
   if (!added.defined()) return;
   if (added.pitch == 0) added.pitch = channels;
   require_rows(op, "added", added, added.dtype == DType::f32 ? DType::f32 : x.dtype, task.samples, channels);
 }
 
-void group_norm_rows(const GroupNormRows& task, float eps, const Rows& y) {
+}  // namespace
+
+void group_norm_rows(const GroupNormRows& task, float eps, const Matrix& y) {
   constexpr const char* op = "group_norm_rows";
   require_group_norm(op, task);
   require_affine(op, task);
-  const Rows& x = task.x.first;
-  require_rows(op, "y", y, x.dtype, x.rows, task.x.columns());
+  const Matrix& x = task.x;
+  require_rows(op, "y", y, x.dtype, x.rows, x.columns);
   const cudaStream_t on = stream(task.mean.device());
-  visit_rows(x.dtype, in_packs(task.x) && in_packs(y), [&]<class T, int V>() {
+  visit_rows(x.dtype, in_packs(x) && in_packs(y), [&]<class T, int V>() {
     const GroupNormGrid grid = grid_of(task, V);
     const Tensor scratch = moments_of(task, grid);
     Moments* moments = reinterpret_cast<Moments*>(scratch.raw());
-    const GroupNormColumns<const T> columns(task.x, x.columns);
-    const GroupNormAdded<T> added(task.added);
-    launch(gather<T, V>, {static_cast<unsigned>(grid.blocks), threads, 0, on}, grid, columns, added, moments);
-    const Normalise<T> pass = {columns,    added,   task.weight.data<T>(),   task.bias.data<T>(),    moments, eps,
-                               data<T>(y), y.pitch, task.mean.data<float>(), task.rstd.data<float>()};
+    const Added<T> added(task.added);
+    launch(gather<T, V>, {static_cast<unsigned>(grid.blocks), threads, 0, on}, grid, data<T>(x), x.pitch, added,
+           moments);
+    const Normalise<T> pass = {
+        data<T>(x), x.pitch,    added,   task.weight.data<T>(),   task.bias.data<T>(),    moments,
+        eps,        data<T>(y), y.pitch, task.mean.data<float>(), task.rstd.data<float>()};
     launch_normalise<T, V>(grid, task, pass, task.quartered_width > 0, on);
   });
 }
 
-void add_group_norm_rows(const GroupNormRows& task, const Rows& residual, float eps, const Rows& sum, const Rows& y) {
+void add_group_norm_rows(const GroupNormRows& task, const Matrix& residual, float eps, const Matrix& sum,
+                         const Matrix& y) {
   constexpr const char* op = "add_group_norm_rows";
   require_group_norm(op, task);
-  const Rows& x = task.x.first;
-  require(!task.x.second.defined(), op, "expected x in one part");
+  const Matrix& x = task.x;
   for (const auto& [name, rows] : {std::pair{"residual", residual}, {"sum", sum}})
     require_rows(op, name, rows, x.dtype, x.rows, x.columns);
   require_rows(op, "y", y, x.dtype, x.rows, x.columns, true);
   require(sum.data != x.data && sum.data != residual.data, op, "sum must be a place of its own");
   if (y.defined()) require_affine(op, task);
   const cudaStream_t on = stream(task.mean.device());
-  visit_rows(x.dtype, in_packs(task.x) && in_packs(residual) && in_packs(sum) && in_packs(y), [&]<class T, int V>() {
+  visit_rows(x.dtype, in_packs(x) && in_packs(residual) && in_packs(sum) && in_packs(y), [&]<class T, int V>() {
     const GroupNormGrid grid = grid_of(task, V);
     const Tensor scratch = moments_of(task, grid);
     Moments* moments = reinterpret_cast<Moments*>(scratch.raw());
     const auto run = [&](const auto& place) {
       using Place = std::decay_t<decltype(place)>;
-      const Residual<T, Place> pass = {
-          data<T>(x), data<T>(residual), x.pitch,  residual.pitch, GroupNormAdded<T>(task.added),
-          place,      data<T>(sum),      sum.pitch};
+      const Residual<T, Place> pass = {data<T>(x), data<T>(residual), x.pitch,  residual.pitch, Added<T>(task.added),
+                                       place,      data<T>(sum),      sum.pitch};
       launch(add_and_gather<T, V, Place>, {static_cast<unsigned>(grid.blocks), threads, 0, on}, grid, pass, moments);
     };
     task.quartered_width > 0 ? run(InQuarters(task)) : run(InOrder());
     if (!y.defined()) return;
-    const Normalise<T> pass = {GroupNormColumns<const T>({sum, {}}, sum.columns),
-                               GroupNormAdded<T>(Rows()),
-                               task.weight.data<T>(),
-                               task.bias.data<T>(),
-                               moments,
-                               eps,
-                               data<T>(y),
-                               y.pitch,
-                               task.mean.data<float>(),
-                               task.rstd.data<float>()};
+    const Normalise<T> pass = {
+        data<T>(sum), sum.pitch, Added<T>(Matrix()),      task.weight.data<T>(),  task.bias.data<T>(), moments, eps,
+        data<T>(y),   y.pitch,   task.mean.data<float>(), task.rstd.data<float>()};
     launch_normalise<T, V>(grid, task, pass, false, on);
   });
 }
 
 void group_norm(const GroupNormTask& task, float eps, const Tensor& y) {
-  group_norm_rows({.x = {rows_of(task.x), {}},
+  group_norm_rows({.x = rows_of(task.x),
                    .samples = task.x.dim(0),
                    .groups = task.groups,
                    .silu = task.silu,

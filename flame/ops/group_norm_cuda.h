@@ -101,48 +101,4 @@ __device__ void for_groups(const GroupNormTile& tile, const F& f) {
   for (int group = static_cast<int>(threadIdx.x) / 32; group < tile.groups; group += group_norm_threads / 32) f(group);
 }
 
-// Columns in two buffers, side by side.
-template <class T>
-struct GroupNormColumns {
-  T* data[2];
-  int64_t pitch[2];
-  int split;  // columns of the first
-
-  explicit GroupNormColumns(const SplitRows& rows, int64_t split)
-      : data{cuda::data<T>(rows.first), cuda::data<T>(rows.second)},
-        pitch{rows.first.pitch, rows.second.pitch},
-        split(static_cast<int>(split)) {}
-
-  struct Column {
-    T* data;  // or null
-    int64_t pitch;
-    __device__ T* row(int64_t r) const { return data + r * pitch; }
-  };
-  __device__ Column operator()(int channel) const {
-    // Not data[part]: an index that is not known would put the kernel's parameters on the stack.
-    if (channel < split) return {data[0] ? data[0] + channel : nullptr, pitch[0]};
-    return {data[1] ? data[1] + (channel - split) : nullptr, pitch[1]};
-  }
-};
-
-// What is added to all positions of a sample, in T or f32, or nothing.
-template <class T>
-struct GroupNormAdded {
-  const std::byte* data;
-  bool wide;
-  int64_t pitch;
-
-  explicit GroupNormAdded(const Rows& rows) : data(rows.data), wide(rows.dtype == DType::f32), pitch(rows.pitch) {}
-  __device__ float operator()(int64_t sample, int channel) const {
-    if (!data) return 0;
-    const int64_t i = sample * pitch + channel;
-    return wide ? reinterpret_cast<const float*>(data)[i] : float(reinterpret_cast<const T*>(data)[i]);
-  }
-};
-
-// Whether all columns of both parts come in packs.
-inline bool in_packs(const SplitRows& rows) { return in_packs(rows.first) && in_packs(rows.second); }
-
-void require_group_norm(Op op, const GroupNormRows& task);
-
 }  // namespace flame::cuda

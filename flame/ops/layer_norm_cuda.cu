@@ -54,8 +54,8 @@ template <class T>
 struct Forward {
   const T *x, *weight, *bias;
   T* y;
-  float *mean, *rstd;  // or null
-  int64_t rows, columns, x_pitch, y_pitch;
+  float *mean, *rstd;
+  int64_t rows, columns;
   float eps;
 };
 
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(32 * rows_per_block) forward_kernel(const Forw
   take_turn();
   const int64_t r = blockIdx.x * int64_t{rows_per_block} + threadIdx.y;
   if (r >= task.rows) return;
-  const Row<T, V, K> x(task.x + r * task.x_pitch, task.columns);
+  const Row<T, V, K> x(task.x + r * task.columns, task.columns);
   const Sum<K> count = static_cast<Sum<K>>(task.columns);
 
   // The mean in two parts: what rounding the first takes is found around it.
@@ -88,12 +88,12 @@ __global__ void __launch_bounds__(32 * rows_per_block) forward_kernel(const Forw
   const Sum<K> rest = warp_sum(shift) / count, raw = warp_sum(squares) / count - rest * rest;
   const Sum<K> variance = raw < 0 ? Sum<K>(0) : raw;  // NaN stays NaN
   const float offset = static_cast<float>(rest), scale = static_cast<float>(reciprocal_root(variance + task.eps));
-  if (threadIdx.x == 0 && task.mean) {
+  if (threadIdx.x == 0) {
     task.mean[r] = static_cast<float>(center + rest);
     task.rstd[r] = scale;
   }
 
-  T* y = task.y + r * task.y_pitch;
+  T* y = task.y + r * task.columns;
   for_packs<V, K>(task.columns, [&](int k, int64_t c) {
     const Pack<T, V> pack = x(k, c), weight = load<V>(task.weight + c), bias = load<V>(task.bias + c);
     float out[V];
@@ -105,10 +105,10 @@ __global__ void __launch_bounds__(32 * rows_per_block) forward_kernel(const Forw
 
 template <class T>
 struct Backward {
-  const T *dy, *x, *weight, *bias, *residual;  // the last two or null
+  const T *dy, *x, *weight;
   const float *mean, *rstd;
-  T *dx, *again;  // the last or null
-  int64_t rows, columns, dy_pitch, x_pitch, residual_pitch, dx_pitch, again_pitch;
+  T* dx;
+  int64_t rows, columns;
 };
 
 template <class T, int V, int K>
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(32 * rows_per_block) backward_kernel(const Bac
   take_turn();
   const int64_t r = blockIdx.x * int64_t{rows_per_block} + threadIdx.y;
   if (r >= task.rows) return;
-  const Row<T, V, K> dy(task.dy + r * task.dy_pitch, task.columns), x(task.x + r * task.x_pitch, task.columns);
+  const Row<T, V, K> dy(task.dy + r * task.columns, task.columns), x(task.x + r * task.columns, task.columns);
   const float mean = task.mean[r], rstd = task.rstd[r];
   Sum<K> sum = 0, products = 0;
   for_packs<V, K>(task.columns, [&](int k, int64_t c) {
@@ -137,18 +137,7 @@ __global__ void __launch_bounds__(32 * rows_per_block) backward_kernel(const Bac
     float out[V];
 #pragma unroll
     for (int i = 0; i < V; ++i) out[i] = fmaf(slope[i] * weight[i], rstd, fmaf(value[i] - mean, b, a));
-    if (task.residual) {
-      const Pack<T, V> residual = load<V>(task.residual + r * task.residual_pitch + c);
-#pragma unroll
-      for (int i = 0; i < V; ++i) out[i] += residual[i];
-    }
-    store(task.dx + r * task.dx_pitch + c, out);
-    if (task.again) {
-      const Pack<T, V> bias = load<V>(task.bias + c);
-#pragma unroll
-      for (int i = 0; i < V; ++i) out[i] = fmaf((value[i] - mean) * rstd, weight[i], bias[i]);
-      store(task.again + r * task.again_pitch + c, out);
-    }
+    store(task.dx + r * task.columns + c, out);
   });
 }
 
@@ -179,88 +168,43 @@ void with_row_form(int64_t columns, bool packed, const F& f) {
 dim3 blocks(int64_t rows) { return dim3(static_cast<unsigned>((rows + rows_per_block - 1) / rows_per_block)); }
 const dim3 threads(32, rows_per_block);
 
+bool all_in_packs(std::initializer_list<Tensor> all) {
+  return std::all_of(all.begin(), all.end(), [](const Tensor& x) { return in_packs(rows_of(x)); });
+}
+
 }  // namespace
-
-Rows rows_of(const Tensor& x) {
-  if (!x.defined()) return {};
-  const int64_t columns = x.rank() ? x.dim(-1) : 1;
-  return {x.raw(), x.dtype(), columns ? x.numel() / columns : 0, columns, columns};
-}
-
-void layer_norm_rows(const Rows& x, const Tensor& weight, const Tensor& bias, float eps, const Rows& y,
-                     const Tensor& mean, const Tensor& rstd) {
-  require_rows("layer_norm_rows", "y", y, x.dtype, x.rows, x.columns);
-  require(weight.numel() == x.columns && bias.numel() == x.columns, "layer_norm_rows", "expected ", x.columns,
-          " gains and biases, got ", weight.shape(), " and ", bias.shape());
-  require(mean.defined() == rstd.defined() && (!mean.defined() || (mean.numel() == x.rows && rstd.numel() == x.rows)),
-          "layer_norm_rows", "expected mean and rstd of ", x.rows, " rows, or neither");
-  if (x.rows == 0) return;
-  const bool packed = in_packs(x) && in_packs(y) && in_packs(rows_of(weight)) && in_packs(rows_of(bias));
-  visit(x.dtype, [&]<class T>() {
-    const Forward<T> task = {data<T>(x),
-                             weight.data<T>(),
-                             bias.data<T>(),
-                             data<T>(y),
-                             data_or_null<float>(mean),
-                             data_or_null<float>(rstd),
-                             x.rows,
-                             x.columns,
-                             x.pitch,
-                             y.pitch,
-                             eps};
-    with_row_form<T>(x.columns, packed, [&](auto size, auto most) {
-      launch(forward_kernel<T, size(), most()>, {blocks(x.rows), threads, 0, stream(weight.device())}, task);
-    });
-  });
-}
-
-void layer_norm_backward_rows(const LayerNormBackward& task) {
-  const Rows& x = task.x;
-  const Op op = "layer_norm_backward_rows";
-  require_rows(op, "dy", task.dy, x.dtype, x.rows, x.columns);
-  require_rows(op, "dx", task.dx, x.dtype, x.rows, x.columns);
-  require_rows(op, "residual", task.residual, x.dtype, x.rows, x.columns, true);
-  require_rows(op, "again", task.again, x.dtype, x.rows, x.columns, true);
-  require(task.weight.numel() == x.columns && task.mean.numel() == x.rows && task.rstd.numel() == x.rows, op,
-          "expected ", x.columns, " gains and the mean and rstd of ", x.rows, " rows, got ", task.weight.shape(), ", ",
-          task.mean.shape(), " and ", task.rstd.shape());
-  require(!task.again.defined() || (task.bias.defined() && task.bias.numel() == x.columns), op, "expected ", x.columns,
-          " biases to make the output again");
-  if (x.rows == 0) return;
-  const bool packed = in_packs(x) && in_packs(task.dy) && in_packs(task.dx) && in_packs(task.residual) &&
-                      in_packs(task.again) && in_packs(rows_of(task.weight)) && in_packs(rows_of(task.bias));
-  visit(x.dtype, [&]<class T>() {
-    const Backward<T> kernel_task = {data<T>(task.dy),
-                                     data<T>(x),
-                                     task.weight.data<T>(),
-                                     data_or_null<T>(task.bias),
-                                     data<T>(task.residual),
-                                     task.mean.data<float>(),
-                                     task.rstd.data<float>(),
-                                     data<T>(task.dx),
-                                     data<T>(task.again),
-                                     x.rows,
-                                     x.columns,
-                                     task.dy.pitch,
-                                     x.pitch,
-                                     task.residual.pitch,
-                                     task.dx.pitch,
-                                     task.again.pitch};
-    with_row_form<T>(x.columns, packed, [&](auto size, auto most) {
-      launch(backward_kernel<T, size(), most()>, {blocks(x.rows), threads, 0, stream(task.weight.device())},
-             kernel_task);
-    });
-  });
-}
 
 void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y,
                 const Tensor& mean, const Tensor& rstd) {
-  layer_norm_rows(rows_of(x), weight, bias, eps, rows_of(y), mean, rstd);
+  if (x.numel() == 0) return;
+  const int64_t columns = x.dim(-1), rows = x.numel() / columns;
+  visit(x.dtype(), [&]<class T>() {
+    const Forward<T> task = {x.data<T>(),
+                             weight.data<T>(),
+                             bias.data<T>(),
+                             y.data<T>(),
+                             mean.data<float>(),
+                             rstd.data<float>(),
+                             rows,
+                             columns,
+                             eps};
+    with_row_form<T>(columns, all_in_packs({x, weight, bias, y}), [&](auto size, auto most) {
+      launch(forward_kernel<T, size(), most()>, {blocks(rows), threads, 0, stream(x.device())}, task);
+    });
+  });
 }
 
 void layer_norm_dx(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd,
                    const Tensor& dx) {
-  layer_norm_backward_rows({rows_of(dy), rows_of(x), weight, {}, mean, rstd, {}, rows_of(dx), {}});
+  if (x.numel() == 0) return;
+  const int64_t columns = x.dim(-1), rows = x.numel() / columns;
+  visit(x.dtype(), [&]<class T>() {
+    const Backward<T> task = {dy.data<T>(), x.data<T>(), weight.data<T>(), mean.data<float>(), rstd.data<float>(),
+                              dx.data<T>(), rows,        columns};
+    with_row_form<T>(columns, all_in_packs({dy, x, weight, dx}), [&](auto size, auto most) {
+      launch(backward_kernel<T, size(), most()>, {blocks(rows), threads, 0, stream(x.device())}, task);
+    });
+  });
 }
 
 void layer_norm_products(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& out) {

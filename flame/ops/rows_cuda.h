@@ -4,7 +4,7 @@
 
 #include "flame/core/scalar_math.h"
 #include "flame/device/launch_cuda.h"
-#include "flame/ops/fused_cuda.h"
+#include "flame/ops/gemm_cuda.h"
 
 // What kernels over rows share. Only .cu files of the CUDA build include it.
 namespace flame::cuda {
@@ -105,14 +105,14 @@ template <class T>
 constexpr int pack_size = 16 / sizeof(T);
 
 // Whether every row begins at a multiple of 16 bytes and holds whole packs.
-inline bool in_packs(const Rows& rows) {
+inline bool in_packs(const Matrix& rows) {
   const int64_t size = 16 / static_cast<int64_t>(size_of(rows.dtype));
   return !rows.defined() || (reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && rows.columns % size == 0 &&
                              (rows.rows <= 1 || rows.pitch % size == 0));
 }
 
 template <class T>
-T* data(const Rows& rows) {
+T* data(const Matrix& rows) {
   return reinterpret_cast<T*>(rows.data);
 }
 
@@ -122,7 +122,7 @@ T* data_or_null(const Tensor& x) {
 }
 
 // Throws unless `got` is optional and absent or has this dtype and size.
-inline void require_rows(Op op, const char* name, const Rows& got, DType dtype, int64_t rows, int64_t columns,
+inline void require_rows(Op op, const char* name, const Matrix& got, DType dtype, int64_t rows, int64_t columns,
                          bool optional = false) {
   if (optional && !got.defined()) return;
   require(got.defined() && got.dtype == dtype && got.rows == rows && got.columns == columns && got.pitch >= columns, op,
