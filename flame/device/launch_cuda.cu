@@ -1,4 +1,6 @@
 #include <atomic>
+#include <cstdlib>
+#include <string_view>
 
 #include "flame/device/device_state_cuda.h"
 #include "flame/device/launch_cuda.h"
@@ -6,7 +8,12 @@
 namespace flame::cuda {
 namespace {
 
-std::atomic<bool> early_launches = true;
+bool wanted() {
+  const char* const said = std::getenv("FLAME_EARLY_LAUNCHES");
+  return !said || said != std::string_view("off");
+}
+
+std::atomic<bool> early_launches = wanted();
 
 __global__ void waiting_kernel() { take_turn(); }
 

@@ -31,8 +31,8 @@ void launch(void (*kernel)(Parameters...), const LaunchGrid& grid, std::type_ide
   launch_kernel(reinterpret_cast<const void*>(kernel), grid, pointers);
 }
 
-// Whether kernels launched from now on may be placed early; they may unless told otherwise. Without it, a profile shows
-// only work, not waiting.
+// Whether kernels launched from now on may be placed early; they may unless told otherwise, here or by
+// FLAME_EARLY_LAUNCHES=off in the environment. Without it, a profile shows only work, not waiting.
 void set_early_launches(bool allowed);
 // Whether the code for the current device waits: PTX for older cards, which the driver compiles for newer ones, does
 // not.
