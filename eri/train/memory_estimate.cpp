@@ -97,9 +97,10 @@ void add_parameters(const MemoryQuestion& question, const Walk& walk, MemoryEsti
   sum.gradients = trained * kFloat;
 }
 
-// Of one transformer block, in bytes: what its gradient needs, and what of it the policy leaves to be computed again.
+// Of one transformer block, in bytes: what its gradient needs, what of it the policy leaves to be computed again, and
+// what its adapters' gradients read, which is held while the next block's are computed.
 struct BlockActivations {
-  int64_t kept, again;
+  int64_t kept, again, held;
 
   BlockActivations(int64_t rows, int64_t width, int64_t rank, MemoryPolicy policy) {
     const int64_t one = extra_columns(rank), three = extra_columns(3 * rank), heads = width / 64;
@@ -112,6 +113,8 @@ struct BlockActivations {
     if (policy == MemoryPolicy::attn_ff) again += rows * projections * kElement;
     if (policy == MemoryPolicy::block) again = all;
     kept = policy == MemoryPolicy::block ? rows * width * kElement : all - again;
+    // Each layer's input and the gradient of its result.
+    held = rows * ((inputs + 3 * width + inner / 2) + (6 * width + inner + 5 * one + three)) * kElement;
   }
 };
 
@@ -125,8 +128,9 @@ void add_activations(const MemoryQuestion& question, const Walk& walk, MemoryEst
     // repeatable attention backward works with, and what is computed again: when what the norms after the transformers
     // kept is no longer needed.
     const int64_t scores = question.deterministic ? rows / question.samples * rows * (width / 64) * kElement : 0;
-    sum.working = std::max(sum.working, std::max(rows * 4 * width * kElement, scores) + block.again -
-                                            walk.kept_after_transformers * kElement);
+    const int64_t first =
+        std::max(rows * 4 * width * kElement, scores) + block.again - walk.kept_after_transformers * kElement;
+    sum.working = std::max({sum.working, first, depth > 1 ? first + block.held - block.kept : 0});
     text += depth * 2 * width;
   }
   // Or the forward pass' end: about five tensors of the whole picture's size in the last residual block (measured).

@@ -18,6 +18,7 @@ KINDS = {
     "matrix products": r"nvjet|splitKreduce|gemm|cublas",
     "norms": r"normali[sz]e|[Gg]roup_?[Nn]orm|layer_norm|^(gather|spread)<",
     "GEGLU": r"for_each_pack",
+    "adapters' gradients": r"(?:^|::)gradients_kernel",
     "adapters and AdamW": r"add_gradients|refresh_kernel|adamw",
     "copies and fills": r"memcpy|memset|copy",
 }
