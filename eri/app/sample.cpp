@@ -1,9 +1,12 @@
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <future>
 #include <iostream>
 
 #include "eri/app/commands.h"
+#include "eri/diffusion/sigma_schedules.h"
+#include "eri/sampling/parameters_text.h"
 #include "eri/sampling/sdxl_sampler.h"
 #include "flame/core/error.h"
 
@@ -11,9 +14,10 @@ namespace eri {
 namespace {
 
 struct Arguments {
-  std::string model, file, output = "sample.png";
+  std::string model, file, output = "sample.png", sheet, noise = "philox";
   std::vector<std::string> prompts, loras;
   SampleRequest request;
+  int images_per_prompt = 1, batch_size = 1;
   bool cuda_graph = true;
   Machine machine;
 };
@@ -34,20 +38,42 @@ std::pair<std::string, double> parse_lora(const std::string& argument) {
   return {argument.substr(0, colon), value};
 }
 
-// Those of --prompt, then those of the file; each that names no seed has the one after that of the prompt before it.
+// Those of --prompt, then those of the file; each that names no seed has the one after the last of the prompt before
+// it. A prompt's pictures have seeds that follow one another.
 std::vector<SampleRequest> read_requests(const Arguments& arguments) {
-  std::vector<SampleRequest> requests;
+  std::vector<SampleRequest> prompts, requests;
   SampleRequest next = arguments.request;
+  next.options.sampler = sampler_named(next.options.sampler);
+  next.options.scheduler = scheduler_named(next.options.scheduler);
+  const auto pictures = static_cast<uint64_t>(arguments.images_per_prompt);
   for (const std::string& prompt : arguments.prompts) {
     next.prompt = prompt;
-    requests.push_back(next);
-    ++next.options.seed;
+    prompts.push_back(next);
+    next.options.seed += pictures;
   }
   if (!arguments.file.empty()) {
-    for (SampleRequest& request : read_prompts(arguments.file, next)) requests.push_back(std::move(request));
+    for (SampleRequest& request : read_prompts(arguments.file, next, pictures)) prompts.push_back(std::move(request));
+  }
+  for (SampleRequest& prompt : prompts) {
+    for (uint64_t i = 0; i < pictures; ++i, ++prompt.options.seed) requests.push_back(prompt);
   }
   if (requests.empty()) flame::fail("there is nothing to draw: give --prompt TEXT or --from_file FILE");
   return requests;
+}
+
+// How many of the requests from `first` on can be drawn together.
+size_t batch_at(const std::vector<SampleRequest>& requests, size_t first, int most) {
+  const auto kind = [](SampleRequest request) {
+    request.prompt.clear();
+    request.options.negative_prompt.clear();
+    request.options.seed = 0;
+    return request;
+  };
+  size_t count = 1;
+  while (count < static_cast<size_t>(most) && first + count < requests.size() &&
+         kind(requests[first + count]) == kind(requests[first]))
+    ++count;
+  return count;
 }
 
 SDXLSampler load(const Arguments& arguments) {
@@ -65,9 +91,10 @@ SDXLSampler load(const Arguments& arguments) {
   return sampler;
 }
 
-void show(const std::filesystem::path& file, const SampleRequest& request, const SampleTimes& times) {
-  std::printf("%s  seed %llu  %.2f s (text %.0f ms, %d steps of %.1f ms, decoding %.0f ms)  %s\n", file.c_str(),
-              static_cast<unsigned long long>(request.options.seed), times.total(), 1e3 * times.text, request.steps,
+void show(const std::filesystem::path& file, const SampleRequest& request, const SampleTimes& times, size_t together) {
+  std::printf("%s  seed %llu  %.2f s (%stext %.0f ms, %d steps of %.1f ms, decoding %.0f ms)  %s\n", file.c_str(),
+              static_cast<unsigned long long>(request.options.seed), times.total(),
+              together > 1 ? flame::text(together, " at once: ").c_str() : "", 1e3 * times.text, request.steps,
               1e3 * times.steps / request.steps, 1e3 * times.decode, request.prompt.c_str());
   std::fflush(stdout);
 }
@@ -80,32 +107,72 @@ void show_memory(flame::Device device) {
               static_cast<double>(use.reserved) / GiB);
 }
 
+// A row for each prompt, or one picture each in a block as high as it is wide.
+void save_sheet(const Arguments& arguments, const std::vector<flame::Image>& pictures) {
+  const auto square = static_cast<size_t>(std::ceil(std::sqrt(static_cast<double>(pictures.size()))));
+  const size_t width = arguments.images_per_prompt > 1 ? static_cast<size_t>(arguments.images_per_prompt) : square;
+  std::vector<std::vector<flame::Image>> rows;
+  for (size_t i = 0; i < pictures.size(); ++i) {
+    if (i % width == 0) rows.emplace_back();
+    rows.back().push_back(pictures[i]);
+  }
+  flame::contact_sheet(rows).save(arguments.sheet);
+  std::printf("%s  all of them\n", arguments.sheet.c_str());
+}
+
+std::vector<UsedLora> used_loras(const Arguments& arguments) {
+  std::vector<UsedLora> used;
+  for (const std::string& lora : arguments.loras) {
+    const auto [file, strength] = parse_lora(lora);
+    used.push_back(used_lora(file, strength));
+  }
+  return used;
+}
+
 void run(const Arguments& arguments) {
   arguments.machine.apply();
+  const NoiseSource noise = parse_noise_source(arguments.noise);
   const std::vector<SampleRequest> requests = read_requests(arguments);
   const bool folder = !arguments.output.ends_with(".png");
   if (!folder && requests.size() > 1)
-    flame::fail("--output: ", requests.size(), " prompts need a folder, got the file ", arguments.output);
+    flame::fail("--output: ", requests.size(), " pictures need a folder, got the file ", arguments.output);
+  if (!arguments.sheet.empty() && !arguments.sheet.ends_with(".png"))
+    flame::fail("--contact_sheet: expected FILE.png, got ", arguments.sheet);
   if (folder) std::filesystem::create_directories(arguments.output);
 
   SDXLSampler sampler = load(arguments);
-  std::future<void> saving;  // of the picture before, while the next one is drawn
-  for (size_t i = 0; i < requests.size(); ++i) {
-    char name[32];
-    std::snprintf(name, sizeof name, "%02zu.png", i + 1);
-    const auto file = folder ? std::filesystem::path(arguments.output) / name : std::filesystem::path(arguments.output);
-    const flame::Image picture = sampler.sample(requests[i]);
+  const std::vector<UsedLora> loras = used_loras(arguments);
+  const std::string model = std::filesystem::path(arguments.model).stem().string();
+  std::vector<flame::Image> all;
+  std::future<void> saving;  // of the pictures before, while the next ones are drawn
+  for (size_t first = 0; first < requests.size();) {
+    const size_t count = batch_at(requests, first, arguments.batch_size);
+    const std::vector<flame::Image> pictures = sampler.sample(std::span(&requests[first], count), noise);
     if (saving.valid()) saving.get();
-    saving = std::async(std::launch::async, [picture, file] { picture.save(file); });
-    show(file, requests[i], sampler.times());
+    std::vector<std::filesystem::path> files;
+    for (size_t i = 0; i < count; ++i) {
+      char name[32];
+      std::snprintf(name, sizeof name, "%02zu.png", first + i + 1);
+      files.push_back(folder ? std::filesystem::path(arguments.output) / name
+                             : std::filesystem::path(arguments.output));
+      show(files[i], requests[first + i], sampler.times(), count);
+    }
+    saving = std::async(std::launch::async, [&requests, &loras, &model, noise, first, pictures, files] {
+      for (size_t i = 0; i < files.size(); ++i)
+        pictures[i].save(files[i], {{"parameters", parameters_text(requests[first + i], model, loras, noise)}});
+    });
+    if (!arguments.sheet.empty()) all.insert(all.end(), pictures.begin(), pictures.end());
+    first += count;
   }
   saving.get();
+  if (!all.empty()) save_sheet(arguments, all);
   show_memory(arguments.machine.chosen_device());
 }
 
 }  // namespace
 
 void add_sample(CLI::App& app) {
+  const auto joined = [](const std::vector<std::string>& names) { return CLI::detail::join(names, ", "); };
   auto* command = app.add_subcommand("sample", "Draw pictures from text, with any number of LoRAs");
   auto a = std::make_shared<Arguments>();
   add_model(*command, a->model);
@@ -113,8 +180,9 @@ void add_sample(CLI::App& app) {
       ->type_name("TEXT")
       ->allow_extra_args(false);
   command
-      ->add_option("--from_file", a->file,
-                   "prompts, one a line, as sd-scripts has them: with --n, --w, --h, --d, --l, --s at a line's end")
+      ->add_option(
+          "--from_file", a->file,
+          "prompts, one a line, as sd-scripts has them: with --n, --w, --h, --d, --l, --s, --ss at a line's end")
       ->type_name("FILE");
   command->add_option("--negative_prompt", a->request.options.negative_prompt, "what to avoid")->type_name("TEXT");
   command->add_option("--lora", a->loras, "a LoRA file, with a strength if not 1; may be given several times")
@@ -122,11 +190,45 @@ void add_sample(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--seed", a->request.options.seed, "noise of the first picture; the next has the next seed")
       ->capture_default_str();
-  command->add_option("--steps", a->request.steps, "Euler steps")->check(CLI::Range(1, 1000))->capture_default_str();
+  command
+      ->add_option("--noise", a->noise,
+                   "what a seed stands for: philox, the same on every device, or comfy, what ComfyUI draws on a CPU")
+      ->type_name("NAME")
+      ->capture_default_str();
+  command->add_option("--steps", a->request.steps, "from noise to picture")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command
+      ->add_option("--sampler", a->request.options.sampler,
+                   "ComfyUI's name (" + joined(sampler_names()) + ") or sd-scripts'")
+      ->type_name("NAME")
+      ->capture_default_str();
+  command
+      ->add_option("--scheduler", a->request.options.scheduler,
+                   "which noise levels the steps are at, ComfyUI's name (" + joined(schedule_names()) + ")")
+      ->type_name("NAME")
+      ->capture_default_str();
   command->add_option("--cfg", a->request.options.cfg, "guidance: how closely to follow the prompt")
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--cfg_rescale", a->request.options.cfg_rescale,
+          "0 to 1: guided pictures of v-prediction models get back the contrast of unguided ones; 0.7 is usual")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command->add_option("--width", a->request.options.width, "in pixels, a multiple of 8")->capture_default_str();
   command->add_option("--height", a->request.options.height, "in pixels, a multiple of 8")->capture_default_str();
+  command
+      ->add_option("--images_per_prompt", a->images_per_prompt,
+                   "pictures of each prompt, with seeds that follow its own")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  command
+      ->add_option("--batch_size", a->batch_size, "pictures drawn at once, where all but texts and seeds are the same")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  command->add_option("--contact_sheet", a->sheet, "all pictures on one sheet; with --images_per_prompt a row a prompt")
+      ->type_name("FILE.png");
   command->add_option("--output", a->output, "FILE.png, or a folder for 01.png, 02.png, ...")->capture_default_str();
   a->machine.add_to(*command);
   command

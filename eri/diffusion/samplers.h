@@ -1,56 +1,42 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <string_view>
 #include <vector>
 
-#include "eri/diffusion/noise_schedule.h"
+#include "flame/core/tensor.h"
 
 namespace eri {
 
-// A model trained on discrete timesteps, seen as a denoiser at any noise level sigma, as ComfyUI does it: the timestep
-// is the one with the nearest log sigma, the input x / sqrt(sigma^2 + 1).
-class Denoiser {
- public:
-  Denoiser(const NoiseSchedule& schedule, Prediction prediction);
-
-  double sigma_min() const { return sigmas_.front(); }
-  double sigma_max() const { return sigmas_.back(); }
-  const std::vector<double>& sigmas() const { return sigmas_; }  // one a timestep, rising
-  double sigma(double timestep) const;                           // linear in log sigma between two timesteps
-  int64_t timestep(double sigma) const;
-
-  // The model sees input * x; the estimate of x0 is noisy * x - predicted * prediction.
-  struct Factors {
-    float input, noisy, predicted;
-  };
-  Factors factors(double sigma) const;
-  Tensor scaled_input(const Tensor& x, double sigma) const;
-  Tensor denoised(const Tensor& x, const Tensor& prediction, double sigma) const;  // the estimate of x0
-
-  // What sampling starts from: unit noise times sqrt(1 + sigma^2) at the highest noise level, else times sigma.
-  Tensor start(const Tensor& noise, double first_sigma) const;
-
- private:
-  std::vector<double> sigmas_;
-  Prediction prediction_;
-};
-
-// Noise levels from the first step's to 0, under ComfyUI's names: normal, sgm_uniform, simple, karras, ddim_uniform.
-// steps + 1 falling values; ddim_uniform may give one more. Throws for an unknown name, listing the known ones.
-std::vector<double> schedule_sigmas(std::string_view name, const Denoiser& denoiser, int steps);
+using flame::Tensor;
 
 // x0's guided estimate at (x, sigma).
 using Estimate = std::function<Tensor(const Tensor& x, double sigma)>;
-// Unit noise for step k, shaped like x; asked for by samplers that add some.
-using StepNoise = std::function<Tensor(int step)>;
-// Called after step k with x and the estimate that made it.
+// Unit noise for the way down from one noise level to another, shaped like x; asked for by samplers that add some.
+using StepNoise = std::function<Tensor(double sigma, double next)>;
+// Called after step k with x and the estimate at the step's beginning.
 using OnStep = std::function<void(int step, const Tensor& x, const Tensor& denoised)>;
 
-// From x at sigmas.front() to the picture, under ComfyUI's names: euler and ddim (the same thing from pure noise),
-// euler_ancestral (eta 1), dpmpp_2m, dpmpp_2m_sde (midpoint, eta 1). Karras et al., arXiv:2206.00364; Lu et al.,
-// DPM-Solver++, arXiv:2211.01095. Throws for an unknown name, listing the known ones.
+// From x at sigmas.front() to the picture at 0, under ComfyUI's names. Throws for an unknown name, listing the known
+// ones.
+//   euler, heun              Karras et al., arXiv:2206.00364, without churn
+//   ddim                     what ComfyUI calls so: euler, which it is from pure noise
+//   euler_ancestral          a step too far down, and back up with noise
+//   dpmpp_2m, dpmpp_2m_sde   DPM-Solver++, arXiv:2211.01095: two steps' estimates; the latter's midpoint form, with
+//   noise dpmpp_sde                two estimates a step, and noise twice: over its first half and over all of it
+//   uni_pc, uni_pc_bh2       UniPC, arXiv:2302.04867, of order 3 and its two B(h)
+//   lcm                      the estimate, made noisy again: latent consistency models, arXiv:2310.04378
 Tensor run_sampler(std::string_view name, const Tensor& x, const std::vector<double>& sigmas, const Estimate& estimate,
                    const StepNoise& noise = {}, const OnStep& on_step = {});
+
+// The noise levels at which run_sampler() asks for estimates, in this order.
+std::vector<double> estimated_sigmas(std::string_view name, const std::vector<double>& sigmas);
+
+// What noise a sampler asks for: none, each independent of the others, or increments of one Brownian motion.
+enum class NoiseKind { none, independent, brownian };
+NoiseKind noise_kind(std::string_view sampler);
+
+const std::vector<std::string>& sampler_names();
 
 }  // namespace eri

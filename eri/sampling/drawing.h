@@ -2,17 +2,21 @@
 
 #include <functional>
 #include <map>
+#include <string>
 
 #include "eri/diffusion/conditioning.h"
+#include "eri/diffusion/denoiser.h"
 #include "eri/diffusion/samplers.h"
+#include "eri/diffusion/sampling.h"
+#include "eri/diffusion/sigma_schedules.h"
 #include "eri/models/vae.h"
 #include "flame/device/graph.h"
 #include "flame/io/image.h"
 
 namespace eri {
 
-// Latents from noise with a model that is given as a function: Euler over ComfyUI's `normal` schedule, with guidance.
-// On a GPU the estimate of a picture is captured as one graph for each shape, once it has run plainly.
+// Latents from noise with a model that is given as a function. On a GPU the estimate of pictures is captured as one
+// graph for each shape, once it has run plainly.
 class LatentSampler {
  public:
   // What the model predicts in x [N, C, h, w] (f32) at timesteps [N] (i64). It may read only what is on the device, and
@@ -22,9 +26,14 @@ class LatentSampler {
   LatentSampler(Denoiser denoiser, Predict predict, flame::Device device, bool graphs = true)
       : denoiser_(std::move(denoiser)), predict_(std::move(predict)), device_(device), graphs_(graphs) {}
 
-  // Latents from unit noise [1, C, h, w], f32. The condition has one row, or two for guidance: the prompt's, then the
-  // negative prompt's.
-  Tensor operator()(const Tensor& noise, const Conditioning& condition, double cfg, int steps);
+  // The noise levels of a way from noise to picture.
+  std::vector<double> sigmas(const Sampling& how) const {
+    return sampler_sigmas(how.sampler, how.scheduler, denoiser_, how.steps);
+  }
+  // Latents from unit noise [N, C, h, w], f32. The condition has a row for each picture, and for guidance as many more
+  // for the negative prompts. `step_noise` is needed by samplers that add some.
+  Tensor operator()(const Tensor& noise, const Conditioning& condition, const Sampling& how,
+                    const StepNoise& step_noise = {});
 
   size_t graph_nodes() const;  // of the graphs captured so far
 
@@ -33,9 +42,10 @@ class LatentSampler {
   struct Estimator {
     Tensor x, timesteps, factors, denoised;
     Conditioning condition;
+    bool rescaled;
     flame::RepeatedWork work;
   };
-  Estimator& estimator_for(const Tensor& noise, const Conditioning& condition);
+  Estimator& estimator_for(const Tensor& noise, const Conditioning& condition, bool rescaled);
   void estimate(const Estimator& at) const;
 
   Denoiser denoiser_;
@@ -45,10 +55,7 @@ class LatentSampler {
   std::map<std::vector<int64_t>, Estimator> estimators_;
 };
 
-// The unit noise that a seed stands for.
-Tensor unit_noise(uint64_t seed, const flame::Shape& latents, flame::Device device);
-
-// The picture that latents [1, 4, h, w] stand for.
-flame::Image picture_of(const VAE& vae, const Tensor& latents);
+// The pictures that latents [N, 4, h, w] stand for.
+std::vector<flame::Image> pictures_of(const VAE& vae, const Tensor& latents);
 
 }  // namespace eri

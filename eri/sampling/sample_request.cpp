@@ -1,8 +1,12 @@
 #include "eri/sampling/sample_request.h"
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
+#include <utility>
 
+#include "eri/diffusion/samplers.h"
+#include "eri/diffusion/sigma_schedules.h"
 #include "flame/core/error.h"
 
 namespace eri {
@@ -42,9 +46,11 @@ void read_option(std::string_view text, SampleRequest& request) {
     read_number(name, value, 0, 1000, options.cfg);
   } else if (name == "s") {
     read_number(name, value, 1, 1000, request.steps);
+  } else if (name == "ss") {
+    options.sampler = sampler_named(value);
   } else {
     fail("there is no --", name, " in a prompt; expected --n (negative prompt), --w, --h (size), --d (seed), ",
-         "--l (guidance) or --s (steps)");
+         "--l (guidance), --s (steps) or --ss (sampler)");
   }
 }
 
@@ -52,6 +58,31 @@ void read_option(std::string_view text, SampleRequest& request) {
 
 std::vector<std::string> SampleRequest::texts() const {
   return options.cfg != 1 ? std::vector{prompt, options.negative_prompt} : std::vector{prompt};
+}
+
+Sampling SampleRequest::sampling() const {
+  return {options.sampler, options.scheduler, steps, options.cfg, options.cfg_rescale};
+}
+
+std::string sampler_named(std::string_view name) {
+  constexpr std::pair<std::string_view, const char*> of_sd_scripts[] = {
+      {"euler_a", "euler_ancestral"},
+      {"k_euler", "euler"},
+      {"k_euler_a", "euler_ancestral"},
+      {"dpmsolver++", "dpmpp_2m"},
+  };
+  for (const auto& [theirs, ours] : of_sd_scripts)
+    if (name == theirs) return ours;
+  noise_kind(name);  // throws for one that does not exist
+  return std::string(name);
+}
+
+std::string scheduler_named(std::string_view name) {
+  const auto& known = schedule_names();
+  if (std::find(known.begin(), known.end(), name) != known.end()) return std::string(name);
+  std::string list;
+  for (const std::string& each : known) list += (list.empty() ? "" : ", ") + each;
+  fail("there is no scheduler '", name, "': expected one of ", list);
 }
 
 SampleRequest parse_prompt(std::string_view line, SampleRequest request) {
@@ -66,7 +97,8 @@ SampleRequest parse_prompt(std::string_view line, SampleRequest request) {
   return request;
 }
 
-std::vector<SampleRequest> read_prompts(const std::filesystem::path& file, const SampleRequest& request) {
+std::vector<SampleRequest> read_prompts(const std::filesystem::path& file, const SampleRequest& request,
+                                        uint64_t pictures) {
   std::ifstream in(file);
   if (!in) fail(file.string(), ": cannot be read; expected a text file with one prompt a line");
   std::vector<SampleRequest> requests;
@@ -76,7 +108,7 @@ std::vector<SampleRequest> read_prompts(const std::filesystem::path& file, const
     const std::string_view text = trimmed(line);
     if (text.empty() || text.starts_with('#')) continue;
     SampleRequest next = request;
-    next.options.seed += requests.size();
+    next.options.seed += requests.size() * pictures;
     try {
       requests.push_back(parse_prompt(text, next));
     } catch (const flame::Error& error) {

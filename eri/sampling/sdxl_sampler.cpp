@@ -82,31 +82,45 @@ void SDXLSampler::prepare() {
   if (unet.can_fuse() && !unet.is_fused()) unet.fuse();
 }
 
-Tensor SDXLSampler::sample_latents(const SampleRequest& request, const Tensor& noise) {
+Tensor SDXLSampler::sample_latents(std::span<const SampleRequest> requests, const Tensor& noise,
+                                   const StepNoise& step_noise) {
   auto& [text, unet, vae, device, targets, loras, latents] = *models_;
   prepare();
   Stopwatch watch(device);
-  const std::vector<std::string> texts = request.texts();
+  const SampleRequest& first = requests.front();
+  std::vector<std::string> texts;  // all prompts, then all negative prompts
+  for (size_t row = 0; row < first.texts().size(); ++row) {
+    for (const SampleRequest& request : requests) texts.push_back(request.texts().at(row));
+  }
   const auto [context, pooled] = text.encode(texts);
-  const auto height = static_cast<float>(request.options.height), width = static_cast<float>(request.options.width);
+  const auto height = static_cast<float>(first.options.height), width = static_cast<float>(first.options.width);
   const Tensor ids = Tensor::from({height, width, 0.0f, 0.0f, height, width}, {1, 6}, device);
   const Conditioning condition{unet.read_text(context), pooled, flame::repeat(ids, 0, std::ssize(texts))};
   times_.text = watch.lap();
-  const Tensor result = latents(noise, condition, request.options.cfg, request.steps);
+  const Tensor result = latents(noise, condition, first.sampling(), step_noise);
   times_.steps = watch.lap();
   return result;
 }
 
-flame::Image SDXLSampler::sample(const SampleRequest& request) {
-  const auto& [prompt, steps, options] = request;
+flame::Image SDXLSampler::sample(const SampleRequest& request, NoiseSource noise) {
+  return sample(std::span(&request, 1), noise).front();
+}
+
+std::vector<flame::Image> SDXLSampler::sample(std::span<const SampleRequest> requests, NoiseSource noise) {
+  const auto& [prompt, steps, options] = requests.front();
   const int64_t multiple = models_->vae.size_multiple();
   require_size(options, multiple * models_->unet.size_multiple());
   const Shape shape{1, models_->vae.latent_channels(), options.height / multiple, options.width / multiple};
-  const Tensor latents = sample_latents(request, unit_noise(options.seed, shape, models_->device));
-  Stopwatch watch(models_->device);
-  flame::Image picture = picture_of(models_->vae, latents);
+  std::vector<uint64_t> seeds;
+  for (const SampleRequest& request : requests) seeds.push_back(request.options.seed);
+  const flame::Device device = models_->device;
+  const std::vector<double> sigmas = models_->latents.sigmas(requests.front().sampling());
+  const Tensor latents = sample_latents(requests, unit_noise(seeds, shape, device, noise),
+                                        step_noise(options.sampler, seeds, shape, sigmas, device, noise));
+  Stopwatch watch(device);
+  std::vector<flame::Image> pictures = pictures_of(models_->vae, latents);
   times_.decode = watch.lap();
-  return picture;
+  return pictures;
 }
 
 }  // namespace eri

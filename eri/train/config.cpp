@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "eri/models/fused_unet.h"
+#include "eri/sampling/sample_request.h"
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/optim/learning_rate.h"
@@ -48,11 +49,14 @@ constexpr ConfigKey keys[] = {
     {"save_every_n_steps", &TrainConfig::save_every_n_steps, output_group, "save on the way; 0: only at the end"},
     {"save_state", &TrainConfig::save_state, output_group, "save beside each LoRA what --resume needs"},
     {"sample_prompts", &TrainConfig::sample_prompts, output_group,
-     "prompts to draw on the way, a text file, one a line, with --n, --w, --h, --d, --l, --s at its end as in "
+     "prompts to draw on the way, a text file, one a line, with --n, --w, --h, --d, --l, --s, --ss at its end as in "
      "sd-scripts"},
     {"sample_every_n_steps", &TrainConfig::sample_every_n_steps, output_group,
      "draw them each time that so many steps are done; 0: never"},
     {"sample_at_first", &TrainConfig::sample_at_first, output_group, "draw them before the first step"},
+    {"sample_sampler", &TrainConfig::sample_sampler, output_group,
+     "how they are drawn: a sampler of `eri sample`, or sd-scripts' name of one"},
+    {"sample_scheduler", &TrainConfig::sample_scheduler, output_group, "and over which noise levels"},
     {"resume", &TrainConfig::resume, output_group, "go on from a saved ...-state folder, bit for bit"},
     {"device", &TrainConfig::device, machine_group, "auto (a GPU if there is one), cpu or cuda:0"},
     {"mixed_precision", &TrainConfig::mixed_precision, machine_group,
@@ -285,6 +289,8 @@ void validate(const TrainConfig& config) {
     }
   };
   parses("lr_scheduler", [&] { flame::LearningRateSchedule::parse(config.lr_scheduler); });
+  parses("sample_sampler", [&] { sampler_named(config.sample_sampler); });
+  parses("sample_scheduler", [&] { scheduler_named(config.sample_scheduler); });
   parses("max_vram", [&] { buffer_limit(config.max_vram); });
   parses("memory_policy", [&] { parse_memory_policy(config.memory_policy); });
   parses("mixed_precision", [&] { compute_dtype(config.mixed_precision, flame::Device::cpu()); });

@@ -43,6 +43,8 @@ struct TrainConfig {
   std::string sample_prompts;
   int64_t sample_every_n_steps = 0;
   bool sample_at_first = false;
+  std::string sample_sampler = "euler";
+  std::string sample_scheduler = "normal";
   std::string resume;
   std::string device = "auto";
   std::string mixed_precision = "auto";

@@ -7,7 +7,7 @@
 
 #include "eri/data/image_dataset.h"
 #include "eri/diffusion/conditioning.h"
-#include "eri/diffusion/samplers.h"
+#include "eri/diffusion/denoiser.h"
 #include "eri/lora/targets.h"
 #include "eri/models/fused_unet.h"
 #include "flame/core/tensor.h"

@@ -29,7 +29,7 @@ class Previews {
   };
   const Family& family_;
   std::filesystem::path folder_;
-  std::string name_;
+  std::string name_, model_;
   std::vector<Preview> previews_;
   LatentSampler sampler_;
 };

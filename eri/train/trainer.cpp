@@ -287,6 +287,8 @@ void Trainer::resume(const fs::path& folder) {
                                                     "sample_prompts",
                                                     "sample_every_n_steps",
                                                     "sample_at_first",
+                                                    "sample_sampler",
+                                                    "sample_scheduler",
                                                     "resume",
                                                     "device",
                                                     "threads",

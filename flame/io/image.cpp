@@ -87,9 +87,9 @@ Image::Image(int width, int height, std::vector<uint8_t> rgb) : width_(width), h
           height, " x 3 bytes, got ", rgb_.size());
 }
 
-void Image::save(const std::filesystem::path& path) const {
+void Image::save(const std::filesystem::path& path, const std::map<std::string, std::string>& texts) const {
   if (path.extension() != ".png") fail("cannot write ", path.string(), ": pictures are saved as PNG, name it .png");
-  write_file_atomically(path, encode_png(*this));
+  write_file_atomically(path, encode_png(*this, texts));
 }
 
 void check_picture_size(uint64_t width, uint64_t height, const std::string& file) {

@@ -26,7 +26,8 @@ class Image {
   const uint8_t* row(int y) const { return rgb_.data() + size_t(y) * width_ * 3; }
   friend bool operator==(const Image&, const Image&) = default;
 
-  void save(const std::filesystem::path& path) const;  // as PNG, whole or not at all
+  // As PNG, whole or not at all, with text chunks as encode_png() has them.
+  void save(const std::filesystem::path& path, const std::map<std::string, std::string>& texts = {}) const;
 
  private:
   int width_ = 0;

@@ -1,4 +1,5 @@
 #include "eri/diffusion/samplers.h"
+#include "eri/diffusion/sigma_schedules.h"
 #include "eri/sampling/drawing.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
@@ -13,12 +14,10 @@ Tensors sampler(const Case& c) {
   const Prediction prediction = c.params.at("prediction") == "v" ? Prediction::v : Prediction::epsilon;
   const Denoiser denoiser(NoiseSchedule(c.params.at("ztsnr").get<bool>()), prediction);
   const float cfg = c.params.at("cfg");
-  const std::vector<double> sigmas = schedule_sigmas(scheduler, denoiser, c.params.at("steps"));
+  const std::vector<double> sigmas = sampler_sigmas(name, scheduler, denoiser, c.params.at("steps"));
 
-  std::vector<int32_t> timesteps;
   const auto estimate = [&](const Tensor& x, double sigma) {
     const int64_t timestep = denoiser.timestep(sigma);
-    timesteps.push_back(static_cast<int32_t>(timestep));
     const auto denoised = [&](const char* context, const char* pooled) {
       const Tensor t = Tensor::full({x.dim(0)}, timestep, flame::DType::i32, c.device);
       const Tensor out =
@@ -31,8 +30,11 @@ Tensors sampler(const Case& c) {
 
   const Tensor start = denoiser.start(c.input("noise"), sigmas.front());
   std::vector<Tensor> xs, estimates;
-  const auto noise = [&](int step) { return c.input("step_noise").rows(step, 1).view(start.shape()); };
-  run_sampler(name, start, sigmas, estimate, noise, [&](int, const Tensor& x, const Tensor& denoised) {
+  std::vector<int32_t> timesteps;
+  int64_t noises = 0;
+  const auto noise = [&](double, double) { return c.input("step_noise").rows(noises++, 1).view(start.shape()); };
+  run_sampler(name, start, sigmas, estimate, noise, [&](int step, const Tensor& x, const Tensor& denoised) {
+    timesteps.push_back(static_cast<int32_t>(denoiser.timestep(sigmas[step])));
     xs.push_back(x);
     estimates.push_back(denoised);
   });
@@ -56,7 +58,7 @@ Tensors drawing(const Case& c) {
   };
   const Conditioning condition = {both("context", "negative_context"), both("pooled", "negative_pooled"),
                                   both("time_ids", "time_ids")};
-  return {{"latent", sampler(c.input("noise"), condition, c.params.at("cfg"), c.params.at("steps"))}};
+  return {{"latent", sampler(c.input("noise"), condition, {.steps = c.params.at("steps"), .cfg = c.params.at("cfg")})}};
 }
 
 }  // namespace eri::parity

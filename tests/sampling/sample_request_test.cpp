@@ -22,7 +22,8 @@ TEST(SampleRequests, ALineSaysWhatDiffers) {
   EXPECT_EQ(bare.options.width, 640);
   EXPECT_EQ(bare.texts(), (std::vector<std::string>{"a cat -a-cat", ""}));
 
-  const SampleRequest all = parse_prompt("a cat --n low quality, blurry --w 768 --h 1024 --d 7 --l 2.5 --s 12", usual);
+  const SampleRequest all =
+      parse_prompt("a cat --n low quality, blurry --w 768 --h 1024 --d 7 --l 2.5 --s 12 --ss k_euler_a", usual);
   EXPECT_EQ(all.prompt, "a cat");
   EXPECT_EQ(all.options.negative_prompt, "low quality, blurry");
   EXPECT_EQ(all.options.width, 768);
@@ -30,6 +31,7 @@ TEST(SampleRequests, ALineSaysWhatDiffers) {
   EXPECT_EQ(all.options.seed, 7u);
   EXPECT_EQ(all.options.cfg, 2.5);
   EXPECT_EQ(all.steps, 12);
+  EXPECT_EQ(all.options.sampler, "euler_ancestral");
   EXPECT_EQ(parse_prompt("a cat --l 1 --n blurry", usual).texts(), std::vector<std::string>{"a cat"});
 }
 
@@ -44,6 +46,7 @@ TEST(SampleRequests, AFileGivesEachPromptASeed) {
   EXPECT_EQ(requests[0].options.seed, 5u);
   EXPECT_EQ(requests[1].options.seed, 70u);
   EXPECT_EQ(requests[2].options.seed, 7u);
+  EXPECT_EQ(read_prompts(folder / "prompts.txt", usual, 4)[2].options.seed, 13u);
 }
 
 TEST(SampleRequests, MistakesAreNamedWithTheirLine) {
@@ -58,6 +61,7 @@ TEST(SampleRequests, MistakesAreNamedWithTheirLine) {
   expect("a cat --w wide\n", {"line 1", "--w", "'wide'"});
   expect("a cat --s 0\n", {"--s", "1 to 1000"});
   expect("a cat --d -1\n", {"--d", "'-1'"});
+  expect("a cat --ss pndm\n", {"line 1", "'pndm'", "dpmpp_2m"});
   expect("a cat --l 3,5\n", {"--l", "'3,5'"});
   expect("# nothing\n\n", {"no prompt"});
   const std::string message = error_of([&] { read_prompts(folder / "nowhere.txt", {}); });

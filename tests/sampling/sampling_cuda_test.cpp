@@ -4,6 +4,7 @@
 #include "eri/lora/sdxl_lora.h"
 #include "eri/models/synthetic.h"
 #include "eri/sampling/drawing.h"
+#include "eri/sampling/picture_noise.h"
 #include "eri/sampling/sdxl_sampler.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
@@ -78,8 +79,10 @@ TEST_F(CudaSampling, CapturedAndPlainGiveTheSameBits) {
         const Conditioning condition = condition_of(rows, DType::bf16);
         const Tensor noise = unit_noise(static_cast<uint64_t>(picture), shape, Device::cuda(0));
         const double cfg = 3 + picture;
-        const Tensor expected = plain(noise, condition, cfg, 6);
-        EXPECT_EQ(captured(noise, condition, cfg, 6).to_host<float>(), expected.to_host<float>())
+        const Sampling how{
+            .sampler = picture ? "dpmpp_2m" : "euler", .steps = 6, .cfg = cfg, .cfg_rescale = 0.5 * picture};
+        const Tensor expected = plain(noise, condition, how);
+        EXPECT_EQ(captured(noise, condition, how).to_host<float>(), expected.to_host<float>())
             << shape << ", " << rows << " rows, picture " << picture;
         EXPECT_GT(distance(noise, expected), 0.1);
       }
@@ -97,7 +100,7 @@ TEST_F(CudaSampling, FusedIsAsNearToF32AsLayerByLayer) {
     add_loras(unet, fused);
     if (fused) unet.fuse();
     LatentSampler sampler = sampler_of(unet, true);
-    return sampler(noise, condition_of(2, DType::bf16), 3, 4);
+    return sampler(noise, condition_of(2, DType::bf16), {.steps = 4, .cfg = 3});
   };
   const Tensor expected = latents(DType::f32, false);
   for (DType dtype : {DType::bf16, DType::f16}) {
@@ -122,7 +125,8 @@ TEST_F(CudaSampling, DrawsWhatTheCpuDraws) {
   const auto latents = [&](Device device, DType dtype) {
     SDXLSampler sampler(tiny, device, dtype);
     sampler.add_lora(folder / "lora.safetensors", 0.8);
-    return sampler.sample_latents(cat(), noise.to(device));
+    const SampleRequest request = cat();
+    return sampler.sample_latents(std::span(&request, 1), noise.to(device));
   };
   const Tensor expected = latents(Device::cpu(), DType::f32);
   EXPECT_LT(distance(latents(Device::cuda(0), DType::f32), expected), 1e-3);

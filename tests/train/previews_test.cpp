@@ -77,16 +77,26 @@ TEST(Previews, LeaveTrainingAsItIs) {
 // Before the first step a LoRA changes nothing.
 TEST(Previews, AreThePicturesThatSamplingDraws) {
   const TemporaryFolder folder;
-  write_file(folder / "prompts.txt", "blueprint of a cat --n red --s 4 --l 3\n");
+  write_file(folder / "prompts.txt",
+             "blueprint of a cat --n red --s 4 --l 3\nblueprint of a dog --s 3 --l 1 --ss heun\n");
   TrainConfig config = with_previews(run_into(folder / "run"), folder / "prompts.txt");
   config.max_train_steps = 1;
+  config.sample_sampler = "k_euler_a";
+  config.sample_scheduler = "karras";
   Trainer(config).run(false);
   SDXLSampler sampler(model);
-  const flame::Image expected =
-      sampler.sample({.prompt = "blueprint of a cat",
-                      .steps = 4,
-                      .options = {.negative_prompt = "red", .seed = 3, .cfg = 3, .width = 128, .height = 128}});
-  EXPECT_EQ(flame::decode_image(folder / "run" / "sample" / "lora_000000_00_3.png"), expected);
+  SampleRequest cat{.prompt = "blueprint of a cat", .steps = 4};
+  cat.options = {.negative_prompt = "red",
+                 .seed = 3,
+                 .cfg = 3,
+                 .width = 128,
+                 .height = 128,
+                 .sampler = "euler_ancestral",
+                 .scheduler = "karras"};
+  EXPECT_EQ(flame::decode_image(folder / "run" / "sample" / "lora_000000_00_3.png"), sampler.sample(cat));
+  SampleRequest dog{.prompt = "blueprint of a dog", .steps = 3};
+  dog.options = {.seed = 4, .cfg = 1, .width = 128, .height = 128, .sampler = "heun", .scheduler = "karras"};
+  EXPECT_EQ(flame::decode_image(folder / "run" / "sample" / "lora_000000_01_4.png"), sampler.sample(dog));
 }
 
 TEST(Previews, MistakesAreFoundBeforeTraining) {
@@ -103,6 +113,10 @@ TEST(Previews, MistakesAreFoundBeforeTraining) {
   expect(with_previews(config, folder / "nowhere.txt"), {"nowhere.txt"});
   expect(with_previews(config, folder / "odd.txt"), {"odd.txt", "a cat", "multiples of", "104"});
   expect(with_previews(config, ""), {"sample_prompts: missing"});
+  TrainConfig other = config;
+  other.sample_sampler = "pndm";
+  other.sample_scheduler = "linear";
+  expect(other, {"sample_sampler: there is no sampler 'pndm'", "dpmpp_2m", "sample_scheduler: ", "sgm_uniform"});
   TrainConfig never = config;
   never.sample_prompts = folder / "odd.txt";
   expect(never, {"sample_every_n_steps", "sample_at_first"});

@@ -86,7 +86,7 @@ class Sdxl : public Family {
     const flame::ArenaScope arena(device_);
     const VAE vae = vae_ ? *vae_ : load_vae();
     std::vector<flame::Image> pictures;
-    for (const Tensor& each : latents) pictures.push_back(picture_of(vae, each));
+    for (const Tensor& each : latents) pictures.push_back(pictures_of(vae, each).front());
     return pictures;
   }
 
