@@ -150,11 +150,10 @@ void run(const Arguments& arguments) {
   if (unet_dtype == DType::f16) optimizer.scale_losses();
   flame::Generator generator(7);
   const NoiseSchedule schedule(false, device);
-  const auto loss = [&](const Tensor& latents, const Tensor& noise, const Tensor& timesteps,
-                        const Conditioning& condition) {
-    const Tensor guess = unet(schedule.add_noise(latents, noise, timesteps), timesteps, condition.context,
-                              condition.pooled, condition.time_ids);
-    return flame::mse_loss(guess.to(DType::f32), noise);
+  const auto loss = [&](const Tensor& latents, const TrainingNoise& noise, const Conditioning& condition) {
+    const Tensor guess = unet(schedule.add_noise(latents, noise.added, noise.timesteps), noise.timesteps,
+                              condition.context, condition.pooled, condition.time_ids);
+    return flame::mse_loss(guess.to(DType::f32), noise.noise);
   };
   const auto train_step = [&] {
     const TrainStep::Options options = {.max_grad_norm = 1, .graphs = arguments.graphs};

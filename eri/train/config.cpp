@@ -20,7 +20,7 @@ using flame::fail;
 using flame::text;
 
 constexpr const char *model_group = "Model and pictures", *network_group = "LoRA", *training_group = "Training",
-                     *output_group = "Output", *machine_group = "Machine";
+                     *loss_group = "Loss", *noise_group = "Noise", *output_group = "Output", *machine_group = "Machine";
 
 constexpr ConfigKey keys[] = {
     {"pretrained_model_name_or_path", &TrainConfig::pretrained_model_name_or_path, model_group,
@@ -40,7 +40,35 @@ constexpr ConfigKey keys[] = {
     {"gradient_accumulation_steps", &TrainConfig::gradient_accumulation_steps, training_group,
      "batches whose gradients make one step"},
     {"max_grad_norm", &TrainConfig::max_grad_norm, training_group, "longer gradients are scaled down to it; 0: never"},
-    {"min_snr_gamma", &TrainConfig::min_snr_gamma, training_group, "min-SNR loss weighting, usually 5; 0: none"},
+    {"loss_type", &TrainConfig::loss_type, loss_group, "what errors cost: l2, l1, huber or smooth_l1"},
+    {"huber_schedule", &TrainConfig::huber_schedule, loss_group,
+     "where huber and smooth_l1 go over from squares to sizes: at huber_c (constant), or beyond it where there is "
+     "little noise (exponential, snr)"},
+    {"huber_c", &TrainConfig::huber_c, loss_group, "the least error that they do so at"},
+    {"huber_scale", &TrainConfig::huber_scale, loss_group, "multiplies it (constant, exponential)"},
+    {"min_snr_gamma", &TrainConfig::min_snr_gamma, loss_group, "min-SNR loss weighting, usually 5; 0: none"},
+    {"debiased_estimation_loss", &TrainConfig::debiased_estimation_loss, loss_group,
+     "weighs noisy pictures more: 1 / sqrt(SNR), for v 1 / (SNR + 1)"},
+    {"scale_v_pred_loss_like_noise_pred", &TrainConfig::scale_v_pred_loss_like_noise_pred, loss_group,
+     "v-prediction models: weighs timesteps as if the noise were predicted"},
+    {"v_pred_like_loss", &TrainConfig::v_pred_like_loss, loss_group,
+     "epsilon-prediction models: adds so much of the loss that predicting v would have; 0: none"},
+    {"noise_offset", &TrainConfig::noise_offset, noise_group,
+     "noise of one value a channel, for darker and brighter pictures; usually 0.05 to 0.1, 0: none"},
+    {"noise_offset_random_strength", &TrainConfig::noise_offset_random_strength, noise_group,
+     "a random part of it in each step"},
+    {"adaptive_noise_scale", &TrainConfig::adaptive_noise_scale, noise_group,
+     "more noise_offset, by this much of the size of a channel's mean; may be negative"},
+    {"multires_noise_iterations", &TrainConfig::multires_noise_iterations, noise_group,
+     "noise of so many resolutions, usually 6 to 10; 0: none"},
+    {"multires_noise_discount", &TrainConfig::multires_noise_discount, noise_group,
+     "how much weaker each coarser one is"},
+    {"ip_noise_gamma", &TrainConfig::ip_noise_gamma, noise_group,
+     "input perturbation: noise that the network sees and is not asked for, usually 0.1; 0: none"},
+    {"ip_noise_gamma_random_strength", &TrainConfig::ip_noise_gamma_random_strength, noise_group,
+     "a random part of it in each step"},
+    {"min_timestep", &TrainConfig::min_timestep, noise_group, "the least noisy timestep that is trained, of 1000"},
+    {"max_timestep", &TrainConfig::max_timestep, noise_group, "all that are trained are below it"},
     {"optimizer_type", &TrainConfig::optimizer_type, training_group, "AdamW"},
     {"weight_decay", &TrainConfig::weight_decay, training_group, "decoupled weight decay"},
     {"seed", &TrainConfig::seed, training_group, "everything random follows from it"},
@@ -214,6 +242,29 @@ std::string value_of(const TrainConfig& config, const ConfigKey& key) {
                     key.member);
 }
 
+LossOptions loss_options(const TrainConfig& config) {
+  return {.loss_type = config.loss_type,
+          .huber_schedule = config.huber_schedule,
+          .huber_c = config.huber_c,
+          .huber_scale = config.huber_scale,
+          .min_snr_gamma = config.min_snr_gamma,
+          .debiased_estimation_loss = config.debiased_estimation_loss,
+          .scale_v_pred_loss_like_noise_pred = config.scale_v_pred_loss_like_noise_pred,
+          .v_pred_like_loss = config.v_pred_like_loss};
+}
+
+NoiseOptions noise_options(const TrainConfig& config) {
+  return {.noise_offset = config.noise_offset,
+          .noise_offset_random_strength = config.noise_offset_random_strength,
+          .adaptive_noise_scale = config.adaptive_noise_scale,
+          .multires_noise_iterations = config.multires_noise_iterations,
+          .multires_noise_discount = config.multires_noise_discount,
+          .ip_noise_gamma = config.ip_noise_gamma,
+          .ip_noise_gamma_random_strength = config.ip_noise_gamma_random_strength,
+          .min_timestep = config.min_timestep,
+          .max_timestep = config.max_timestep};
+}
+
 flame::DType compute_dtype(std::string_view name, flame::Device device) {
   if (name == "auto") return device.is_cuda() ? flame::DType::bf16 : flame::DType::f32;
   if (name == "no" || name == "f32") return flame::DType::f32;
@@ -271,7 +322,6 @@ void validate(const TrainConfig& config) {
   positive("gradient_accumulation_steps", config.gradient_accumulation_steps);
   not_negative("lr_warmup_steps", static_cast<double>(config.lr_warmup_steps));
   not_negative("max_grad_norm", config.max_grad_norm);
-  not_negative("min_snr_gamma", config.min_snr_gamma);
   not_negative("weight_decay", config.weight_decay);
   not_negative("save_every_n_steps", static_cast<double>(config.save_every_n_steps));
   not_negative("sample_every_n_steps", static_cast<double>(config.sample_every_n_steps));
@@ -289,6 +339,8 @@ void validate(const TrainConfig& config) {
     }
   };
   parses("lr_scheduler", [&] { flame::LearningRateSchedule::parse(config.lr_scheduler); });
+  parses("loss", [&] { require_valid(loss_options(config)); });
+  parses("noise", [&] { require_valid(noise_options(config)); });
   parses("sample_sampler", [&] { sampler_named(config.sample_sampler); });
   parses("sample_scheduler", [&] { scheduler_named(config.sample_scheduler); });
   parses("max_vram", [&] { buffer_limit(config.max_vram); });

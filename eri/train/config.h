@@ -8,6 +8,8 @@
 #include <variant>
 #include <vector>
 
+#include "eri/diffusion/diffusion_loss.h"
+#include "eri/diffusion/training_noise.h"
 #include "flame/core/dtype.h"
 #include "flame/device/device.h"
 
@@ -35,6 +37,22 @@ struct TrainConfig {
   int64_t gradient_accumulation_steps = 1;
   double max_grad_norm = 1;
   double min_snr_gamma = 0;
+  bool debiased_estimation_loss = false;
+  bool scale_v_pred_loss_like_noise_pred = false;
+  double v_pred_like_loss = 0;
+  std::string loss_type = "l2";
+  std::string huber_schedule = "snr";
+  double huber_c = 0.1;
+  double huber_scale = 1;
+  double noise_offset = 0;
+  bool noise_offset_random_strength = false;
+  double adaptive_noise_scale = 0;
+  int64_t multires_noise_iterations = 0;
+  double multires_noise_discount = 0.3;
+  double ip_noise_gamma = 0;
+  bool ip_noise_gamma_random_strength = false;
+  int64_t min_timestep = 0;
+  int64_t max_timestep = 1000;
   std::string optimizer_type = "AdamW";
   double weight_decay = 0.01;
   int64_t seed = 42;
@@ -56,6 +74,9 @@ struct TrainConfig {
   bool cuda_graph = true;
   bool deterministic = false;
 };
+
+LossOptions loss_options(const TrainConfig& config);
+NoiseOptions noise_options(const TrainConfig& config);
 
 // What a frozen model computes in: f32 ("no", "f32"), f16 ("fp16", "f16"), bf16, or for "auto" bf16 on a GPU and f32 on
 // the CPU. Throws for another name. What is trained stays f32.

@@ -8,6 +8,7 @@ namespace eri {
 double fixed_noise_loss(const Family& family, const CachedDataset& dataset) {
   constexpr int64_t points = 16, most = 8;
   flame::Generator generator(0);
+  const DiffusionLoss plain = family.loss_of({});
   double total = 0;
   for (int64_t point = 0; point < points; ++point) {
     const int64_t timestep = (2 * point + 1) * family.timesteps() / (2 * points);
@@ -20,7 +21,8 @@ double fixed_noise_loss(const Family& family, const CachedDataset& dataset) {
           flame::Tensor::randn(batch.latents.shape(), generator, batch.latents.device(), static_cast<int64_t>(first));
       const flame::Tensor t = flame::Tensor::full({batch.latents.dim(0)}, static_cast<double>(timestep),
                                                   flame::DType::i64, batch.latents.device());
-      total += family.loss(batch.latents, noise, t, batch.condition, {}).item() * static_cast<double>(indices.size());
+      const flame::Tensor loss = family.loss(batch.latents, {noise, noise, t}, batch.condition, plain);
+      total += loss.item() * static_cast<double>(indices.size());
     }
   }
   return total / static_cast<double>(points * dataset.size());

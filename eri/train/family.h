@@ -8,6 +8,8 @@
 #include "eri/data/image_dataset.h"
 #include "eri/diffusion/conditioning.h"
 #include "eri/diffusion/denoiser.h"
+#include "eri/diffusion/diffusion_loss.h"
+#include "eri/diffusion/training_noise.h"
 #include "eri/lora/targets.h"
 #include "eri/models/fused_unet.h"
 #include "flame/core/tensor.h"
@@ -56,13 +58,12 @@ class Family {
   // What the model predicts in x [N, C, h, w] (f32) at timesteps [N] (i64).
   virtual flame::Tensor predict(const flame::Tensor& x, const flame::Tensor& timesteps,
                                 const Conditioning& condition) const = 0;
-  // One weight a timestep for loss(), f32; no tensor for a `min_snr_gamma` of 0, which means no weighting.
-  virtual flame::Tensor loss_weights(double min_snr_gamma) const = 0;
-  // Loss of one batch, f32 []: noise [N, ...] is added at timesteps [N] (i64). All that it reads is on the device, so
-  // that a step can be captured. latents, noise: f32.
-  virtual flame::Tensor loss(const flame::Tensor& latents, const flame::Tensor& noise, const flame::Tensor& timesteps,
-                             const Conditioning& condition, const flame::Tensor& weights) const = 0;
-  virtual int64_t timesteps() const = 0;  // they are drawn from [0, timesteps())
+  // What its errors cost; throws where the options do not go with what it predicts.
+  virtual DiffusionLoss loss_of(const LossOptions& options) const = 0;
+  // Loss of one batch, f32 []. All that it reads is on the device, so that a step can be captured. latents: f32.
+  virtual flame::Tensor loss(const flame::Tensor& latents, const TrainingNoise& noise, const Conditioning& condition,
+                             const DiffusionLoss& cost) const = 0;
+  virtual int64_t timesteps() const = 0;  // there are [0, timesteps())
 };
 
 // Stable Diffusion XL from a single-file checkpoint. The UNet and the text encoders compute in `dtype`, the autoencoder

@@ -54,6 +54,9 @@ void TrainStep::queue(int64_t step, double learning_rate, const std::vector<Cach
     batch.condition.time_ids.copy_from(given.condition.time_ids);
     counters_.copy_from(Tensor::from({static_cast<int32_t>(step), static_cast<int32_t>(first_sample)}, {2}));
     generator_.set_step(static_cast<uint32_t>(step));
+    if (options_.noise.multires_noise_iterations > 0)
+      batch.multires.set(MultiresNoise::ratios(options_.noise, generator_.seed(), static_cast<uint32_t>(step),
+                                               static_cast<uint32_t>(first_sample)));
     // A GPU reads from counters_ which samples these are.
     batch.work([&] { accumulate_gradients(batch, device_.is_cpu() ? first_sample : 0); });
     first_sample += given.latents.dim(0);
@@ -73,24 +76,23 @@ void TrainStep::queue(int64_t step, double learning_rate, const std::vector<Cach
 }
 
 TrainStep::Batch& TrainStep::batch_like(const CachedDataset::Batch& given) {
-  Batch& batch = batches_.try_emplace(key_of(given), Batch{{}, {}, {device_, options_.graphs}}).first->second;
+  Batch& batch = batches_.try_emplace(key_of(given), Batch{{}, {}, {}, {device_, options_.graphs}}).first->second;
   if (batch.latents.defined()) return batch;
   flame::PurposeScope purpose(flame::Purpose::data);
   const auto room_for = [&](const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), device_); };
   batch.latents = room_for(given.latents);
   batch.condition = {room_for(given.condition.context), room_for(given.condition.pooled),
                      room_for(given.condition.time_ids)};
+  batch.multires = MultiresNoise(options_.noise, given.latents.shape(), device_);
   return batch;
 }
 
 void TrainStep::accumulate_gradients(const Batch& batch, int64_t first_sample) {
-  const Tensor& latents = batch.latents;
-  const Tensor noise = Tensor::randn(latents.shape(), generator_, device_, first_sample);
-  const Tensor timesteps = Tensor::randint(0, options_.timesteps, {latents.dim(0)}, generator_, device_, first_sample);
+  const TrainingNoise noise = draw_noise(options_.noise, batch.latents, batch.multires, generator_, first_sample);
   flame::GradientMap gradients;
   optimizer_.pack().bind(gradients);
   flame::Tape tape;
-  const Tensor loss = loss_(latents, noise, timesteps, batch.condition);
+  const Tensor loss = loss_(batch.latents, noise, batch.condition);
   const float share = 1 / static_cast<float>(options_.batches);
   tape.backward(loss, optimizer_.loss_scale() * share, gradients);
   flame::accumulate(loss_sum_, loss.detach() * share);

@@ -5,6 +5,7 @@
 #include <map>
 #include <vector>
 
+#include "eri/diffusion/training_noise.h"
 #include "eri/train/cached_dataset.h"
 #include "eri/train/train_log.h"
 #include "flame/device/graph.h"
@@ -18,10 +19,10 @@ namespace eri {
 class TrainStep {
  public:
   // Mean loss of a batch, f32 []. It may read only what is on the device.
-  using Loss = std::function<flame::Tensor(const flame::Tensor& latents, const flame::Tensor& noise,
-                                           const flame::Tensor& timesteps, const Conditioning& condition)>;
+  using Loss = std::function<flame::Tensor(const flame::Tensor& latents, const TrainingNoise& noise,
+                                           const Conditioning& condition)>;
   struct Options {
-    int64_t timesteps = 1000;  // drawn from [0, timesteps)
+    NoiseOptions noise = {};
     int64_t batches = 1;       // whose gradients make one step
     double max_grad_norm = 0;  // 0: no limit
     bool graphs = true;        // capture, where there is a GPU
@@ -45,6 +46,7 @@ class TrainStep {
   struct Batch {
     flame::Tensor latents;
     Conditioning condition;
+    MultiresNoise multires;  // where there is such noise
     flame::RepeatedWork work;
   };
   struct Report {

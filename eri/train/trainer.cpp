@@ -107,7 +107,7 @@ Trainer::Trainer(const TrainConfig& config)
   flame::synchronize(device);
   start_.lap("model");
   if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
-  loss_weights_ = family_->loss_weights(config_.min_snr_gamma);
+  loss_ = family_->loss_of(loss_options(config_));
 
   // 3. What is trained.
   const LoraTargets targets = family_->trained_targets();
@@ -124,11 +124,11 @@ Trainer::Trainer(const TrainConfig& config)
   if (family_->can_fuse()) family_->fuse(parse_memory_policy(config_.memory_policy));
 
   train_step_ = std::make_unique<TrainStep>(
-      [this](const Tensor& latents, const Tensor& noise, const Tensor& timesteps, const Conditioning& condition) {
-        return family_->loss(latents, noise, timesteps, condition, loss_weights_);
+      [this](const Tensor& latents, const TrainingNoise& noise, const Conditioning& condition) {
+        return family_->loss(latents, noise, condition, loss_);
       },
       *optimizer_, generator_,
-      TrainStep::Options{.timesteps = family_->timesteps(),
+      TrainStep::Options{.noise = noise_options(config_),
                          .batches = config_.gradient_accumulation_steps,
                          .max_grad_norm = config_.max_grad_norm,
                          .graphs = config_.cuda_graph},

@@ -52,7 +52,7 @@ class Trainer {
   std::vector<std::string> notices_;  // for people
   std::unique_ptr<CachedDataset> cache_;
   std::unique_ptr<Previews> previews_;  // where the configuration asks for some
-  flame::Tensor loss_weights_;          // one a timestep; none: all weigh the same
+  DiffusionLoss loss_;
   flame::Generator generator_;
   LoraNetwork lora_;
   std::unique_ptr<flame::AdamW> optimizer_;

@@ -61,6 +61,8 @@ flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset&
   const json directories = {{folder, {{"n_repeats", 1}, {"img_count", dataset.size()}}}};
   const json tags = {{folder, tag_frequency(dataset)}};
   const auto integer = [](int64_t value) { return std::to_string(value); };
+  const auto boolean = [](bool value) { return value ? "True" : "False"; };
+  const auto or_none = [](double value) { return value != 0 ? python_text(value) : "None"; };
   return {
       {"ss_learning_rate", python_text(config.learning_rate)},
       {"ss_lr_scheduler", config.lr_scheduler},
@@ -74,7 +76,22 @@ flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset&
       {"ss_batch_size_per_device", integer(config.train_batch_size)},
       {"ss_gradient_accumulation_steps", integer(config.gradient_accumulation_steps)},
       {"ss_max_grad_norm", python_text(config.max_grad_norm)},
-      {"ss_min_snr_gamma", config.min_snr_gamma > 0 ? python_text(config.min_snr_gamma) : "None"},
+      {"ss_min_snr_gamma", or_none(config.min_snr_gamma)},
+      {"ss_debiased_estimation", boolean(config.debiased_estimation_loss)},
+      {"ss_scale_v_pred_loss_like_noise_pred", boolean(config.scale_v_pred_loss_like_noise_pred)},
+      {"ss_v_pred_like_loss", or_none(config.v_pred_like_loss)},
+      {"ss_loss_type", config.loss_type},
+      {"ss_huber_schedule", config.huber_schedule},
+      {"ss_huber_c", python_text(config.huber_c)},
+      {"ss_huber_scale", python_text(config.huber_scale)},
+      {"ss_noise_offset", or_none(config.noise_offset)},
+      {"ss_noise_offset_random_strength", boolean(config.noise_offset_random_strength)},
+      {"ss_adaptive_noise_scale", or_none(config.adaptive_noise_scale)},
+      {"ss_multires_noise_iterations",
+       config.multires_noise_iterations > 0 ? integer(config.multires_noise_iterations) : "None"},
+      {"ss_multires_noise_discount", python_text(config.multires_noise_discount)},
+      {"ss_ip_noise_gamma", or_none(config.ip_noise_gamma)},
+      {"ss_ip_noise_gamma_random_strength", boolean(config.ip_noise_gamma_random_strength)},
       {"ss_optimizer", flame::text(config.optimizer_type, "(weight_decay=", python_text(config.weight_decay), ")")},
       {"ss_seed", integer(config.seed)},
       {"ss_mixed_precision", config.mixed_precision},

@@ -141,8 +141,7 @@ TEST(Samplers, AreComfyUIsOnEverySchedule) {
           const auto row = static_cast<int64_t>(i * steps_of_samplers.size() + k);
           const Tensor all = wanted.view(flame::Shape{static_cast<int64_t>(28), x.numel()});
           const double error = distance(x, all.rows(row, 1).view(x.shape()));
-          EXPECT_LT(error, 2e-5)
-              << model << " " << sampler << " " << schedules[i] << " " << steps_of_samplers[k];
+          EXPECT_LT(error, 2e-5) << model << " " << sampler << " " << schedules[i] << " " << steps_of_samplers[k];
           farthest = std::max(farthest, error);
         }
       }

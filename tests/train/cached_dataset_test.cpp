@@ -110,8 +110,8 @@ class Telling : public Family {
   std::string prediction_type() const override { return "epsilon"; }
   Denoiser denoiser() const override { flame::fail("not asked for"); }
   Tensor predict(const Tensor&, const Tensor&, const Conditioning&) const override { return {}; }
-  Tensor loss_weights(double) const override { return {}; }
-  Tensor loss(const Tensor&, const Tensor&, const Tensor&, const Conditioning&, const Tensor&) const override {
+  DiffusionLoss loss_of(const LossOptions&) const override { return DiffusionLoss(); }
+  Tensor loss(const Tensor&, const TrainingNoise&, const Conditioning&, const DiffusionLoss&) const override {
     return {};
   }
   int64_t timesteps() const override { return 1; }

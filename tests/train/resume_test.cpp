@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <fstream>
+#include <functional>
 
 #include "eri/train/trainer.h"
 #include "flame/io/safetensors.h"
@@ -79,16 +80,15 @@ std::string first_line(const fs::path& file) {
   return line;
 }
 
-TEST(Resume, GoesOnBitForBitInOneProcess) {
-  const TemporaryFolder folder;
-  Trainer whole(short_run(folder / "whole", 6));
+void expect_goes_on(const fs::path& folder, const std::function<TrainConfig(const char* output)>& run) {
+  Trainer whole(run("whole"));
   std::vector<double> losses;
   for (int i = 0; i < 6; ++i) losses.push_back(whole.step().loss);
 
-  Trainer first(short_run(folder / "parts", 6));
+  Trainer first(run("parts"));
   for (int i = 0; i < 3; ++i) EXPECT_EQ(first.step().loss, losses[i]);
   first.save_state(folder / "state");
-  TrainConfig config = short_run(folder / "parts", 6);
+  TrainConfig config = run("parts");
   config.resume = folder / "state";
   Trainer second(config);
   EXPECT_EQ(second.steps_done(), 3);
@@ -98,6 +98,16 @@ TEST(Resume, GoesOnBitForBitInOneProcess) {
     EXPECT_EQ(result.loss, losses[i]);
   }
   EXPECT_EQ(second.parameters().values().to_host<float>(), whole.parameters().values().to_host<float>());
+}
+
+TEST(Resume, GoesOnBitForBitInOneProcess) {
+  const TemporaryFolder folder;
+  expect_goes_on(folder.path(), [&](const char* output) { return short_run(folder / output, 6); });
+}
+
+TEST(Resume, GoesOnBitForBitWithEveryKindOfNoise) {
+  const TemporaryFolder folder;
+  expect_goes_on(folder.path(), [&](const char* output) { return with_all_noise(short_run(folder / output, 6)); });
 }
 
 TEST(Resume, SurvivesBeingKilledAtAnyMoment) {

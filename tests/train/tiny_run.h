@@ -17,4 +17,20 @@ inline TrainConfig tiny_run(const std::filesystem::path& output) {
   return config;
 }
 
+// The same with every option of noise and loss that there is at once.
+inline TrainConfig with_all_noise(TrainConfig config) {
+  config.noise_offset = 0.1;
+  config.noise_offset_random_strength = true;
+  config.adaptive_noise_scale = 0.05;
+  config.multires_noise_iterations = 6;
+  config.ip_noise_gamma = 0.1;
+  config.ip_noise_gamma_random_strength = true;
+  config.min_timestep = 100;
+  config.max_timestep = 900;
+  config.loss_type = "smooth_l1";
+  config.min_snr_gamma = 5;
+  config.debiased_estimation_loss = true;
+  return config;
+}
+
 }  // namespace eri

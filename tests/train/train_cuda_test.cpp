@@ -91,6 +91,22 @@ TEST_F(CudaTraining, GoesTheWayOfTheCpu) {
   }
 }
 
+// Offset, multi-resolution, perturbing and bounded noise, Huber's loss and weights: captured as they are on the CPU.
+TEST_F(CudaTraining, DrawsTheCpusNoiseOfEveryKind) {
+  Trainer cpu(with_all_noise(run_on("cpu", "no")));
+  const std::vector<StepResult> expected = steps(cpu, 6);
+  TrainConfig config = with_all_noise(run_on("cuda", "no"));
+  for (bool graph : {true, false}) {
+    config.cuda_graph = graph;
+    Trainer gpu(config);
+    const std::vector<StepResult> got = steps(gpu, 6);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(got[i].loss, expected[i].loss, 1e-3 * expected[i].loss) << "step " << i + 1;
+      EXPECT_NEAR(got[i].grad_norm, expected[i].grad_norm, 5e-3 * expected[i].grad_norm) << "step " << i + 1;
+    }
+  }
+}
+
 TEST_F(CudaTraining, GoesOnBitForBitAfterAResume) {
   for (const char* precision : {"no", "bf16", "fp16"}) {
     Trainer whole(run_on("cuda", precision)), first(run_on("cuda", precision));

@@ -10,7 +10,6 @@
 #include "eri/models/vae.h"
 #include "eri/sampling/drawing.h"
 #include "eri/train/family.h"
-#include "flame/ops/loss.h"
 
 namespace eri {
 namespace {
@@ -102,22 +101,20 @@ class Sdxl : public Family {
   void fuse(MemoryPolicy policy) override { unet_->fuse(policy); }
   void refresh() const override { unet().refresh(); }
 
-  Tensor loss_weights(double min_snr_gamma) const override {
-    if (min_snr_gamma == 0) return {};
-    return timestep_table(min_snr_weights(schedule_, min_snr_gamma, prediction_), device_);
+  DiffusionLoss loss_of(const LossOptions& options) const override {
+    return DiffusionLoss(options, schedule_, prediction_, device_);
   }
 
   Tensor predict(const Tensor& x, const Tensor& timesteps, const Conditioning& condition) const override {
     return unet()(x, timesteps, condition.context, condition.pooled, condition.time_ids);
   }
 
-  Tensor loss(const Tensor& latents, const Tensor& noise, const Tensor& timesteps, const Conditioning& condition,
-              const Tensor& weights) const override {
-    const Tensor noisy = schedule_.add_noise(latents, noise, timesteps);
-    const Tensor prediction = predict(noisy, timesteps, condition).to(flame::DType::f32);
-    const Tensor target = schedule_.target(prediction_, latents, noise, timesteps);
-    if (!weights.defined()) return flame::mse_loss(prediction, target);
-    return flame::weighted_mse_loss(prediction, target, at_timesteps(weights, timesteps));
+  Tensor loss(const Tensor& latents, const TrainingNoise& noise, const Conditioning& condition,
+              const DiffusionLoss& cost) const override {
+    const Tensor noisy = schedule_.add_noise(latents, noise.added, noise.timesteps);
+    const Tensor prediction = predict(noisy, noise.timesteps, condition).to(flame::DType::f32);
+    const Tensor target = schedule_.target(prediction_, latents, noise.noise, noise.timesteps);
+    return cost(prediction, target, noise.timesteps);
   }
 
   Denoiser denoiser() const override { return denoiser_; }
