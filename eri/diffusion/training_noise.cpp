@@ -41,9 +41,9 @@ int64_t coarser(int64_t side, double ratio, int64_t level) {
 }
 
 // A strength, or a random part of it: [1].
-Tensor strength(double most, bool random, flame::Generator& generator, flame::Device device) {
+Tensor strength(double most, bool random, flame::Generator& generator, flame::Device device, int64_t first_sample) {
   if (!random) return Tensor::full({1}, most, flame::DType::f32, device);
-  return Tensor::rand({1}, generator, device) * static_cast<float>(most);
+  return Tensor::rand({1}, generator, device, first_sample) * static_cast<float>(most);
 }
 
 }  // namespace
@@ -141,11 +141,11 @@ TrainingNoise draw_noise(const NoiseOptions& options, const Tensor& latents, con
   drawn.noise = randn(latents.shape());
   drawn.timesteps =
       Tensor::randint(options.min_timestep, options.max_timestep, {latents.dim(0)}, generator, device, first_sample);
+  const auto part = [&](double most, bool random) { return strength(most, random, generator, device, first_sample); };
   if (options.noise_offset > 0) {
     const Tensor offset = randn(latents.shape().with(2, 1).with(3, 1));
-    drawn.noise = with_offset(drawn.noise, latents, offset,
-                              strength(options.noise_offset, options.noise_offset_random_strength, generator, device),
-                              options.adaptive_noise_scale);
+    const Tensor strength = part(options.noise_offset, options.noise_offset_random_strength);
+    drawn.noise = with_offset(drawn.noise, latents, offset, strength, options.adaptive_noise_scale);
   }
   if (options.multires_noise_iterations > 0) {
     std::vector<Tensor> levels;
@@ -153,10 +153,10 @@ TrainingNoise draw_noise(const NoiseOptions& options, const Tensor& latents, con
     drawn.noise = multires(drawn.noise, levels);
   }
   drawn.added = drawn.noise;
-  if (options.ip_noise_gamma > 0)
-    drawn.added =
-        drawn.noise + randn(latents.shape()) *
-                          strength(options.ip_noise_gamma, options.ip_noise_gamma_random_strength, generator, device);
+  if (options.ip_noise_gamma > 0) {
+    const Tensor perturbation = randn(latents.shape());
+    drawn.added = drawn.noise + perturbation * part(options.ip_noise_gamma, options.ip_noise_gamma_random_strength);
+  }
   return drawn;
 }
 

@@ -98,6 +98,7 @@ Trainer::Trainer(const TrainConfig& config)
   std::vector<SampleRequest> previews;
   if (!config_.sample_prompts.empty()) previews = preview_requests(config_);
   read_pictures_and_encoders(device);
+  loss_ = family_->loss_of(loss_options(config_));
   encode_all();
   if (!previews.empty()) previews_ = std::make_unique<Previews>(config_, previews, *family_);
   family_->release_encoders();
@@ -107,7 +108,6 @@ Trainer::Trainer(const TrainConfig& config)
   flame::synchronize(device);
   start_.lap("model");
   if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
-  loss_ = family_->loss_of(loss_options(config_));
 
   // 3. What is trained.
   const LoraTargets targets = family_->trained_targets();

@@ -94,6 +94,9 @@ TEST(Previews, AreThePicturesThatSamplingDraws) {
                  .sampler = "euler_ancestral",
                  .scheduler = "karras"};
   EXPECT_EQ(flame::decode_image(folder / "run" / "sample" / "lora_000000_00_3.png"), sampler.sample(cat));
+  const std::string bytes = flame::testing::read_file(folder / "run" / "sample" / "lora_000000_00_3.png");
+  EXPECT_NE(bytes.find("Steps: 4, Sampler: Euler a, Schedule type: Karras, CFG scale: 3, Seed: 3, Size: 128x128"),
+            bytes.npos);
   SampleRequest dog{.prompt = "blueprint of a dog", .steps = 3};
   dog.options = {.seed = 4, .cfg = 1, .width = 128, .height = 128, .sampler = "heun", .scheduler = "karras"};
   EXPECT_EQ(flame::decode_image(folder / "run" / "sample" / "lora_000000_01_4.png"), sampler.sample(dog));
