@@ -6,6 +6,7 @@
 #include "eri/sampling/drawing.h"
 #include "eri/sampling/picture_noise.h"
 #include "eri/sampling/sdxl_sampler.h"
+#include "flame/io/safetensors.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
 #include "tests/distance.h"
@@ -90,6 +91,34 @@ TEST_F(CudaSampling, CapturedAndPlainGiveTheSameBits) {
   }
   EXPECT_GT(captured.graph_nodes(), 0u);
   EXPECT_EQ(plain.graph_nodes(), 0u);
+}
+
+// Two pictures at once, guidance rescaled, noise drawn on the GPU or copied to it: every sampler, in f32.
+TEST_F(CudaSampling, EverySamplerDrawsWhatItDrawsOnTheCpu) {
+  const uint64_t seeds[] = {3, 4};
+  const flame::Shape shape{1, 4, 12, 16};
+  const flame::SafetensorsFile file("tests/data/comfyui_latents.safetensors");
+  const auto twice = [&](const Tensor& rows, Device device) { return flame::repeat(rows, 0, 2).to(device); };
+  const auto latents = [&](const UNet& unet, Device device, const Sampling& how, NoiseSource source) {
+    LatentSampler sampler(
+        Denoiser(NoiseSchedule(), Prediction::epsilon),
+        [&](const Tensor& x, const Tensor& t, const Conditioning& c) {
+          return unet(x, t, c.context, c.pooled, c.time_ids);
+        },
+        device);
+    const Conditioning condition = {twice(file.tensor("context"), device), twice(file.tensor("pooled"), device),
+                                    Tensor::full({4, 6}, 128, DType::f32, device)};
+    return sampler(unit_noise(seeds, shape, device, source), condition, how,
+                   step_noise(how.sampler, seeds, shape, sampler.sigmas(how), device, source));
+  };
+  const UNet on_cpu = UNet::from_safetensors(tiny), on_gpu = UNet::from_safetensors(tiny, Device::cuda(0));
+  for (const std::string& name : sampler_names()) {
+    for (NoiseSource source : {NoiseSource::philox, NoiseSource::comfy}) {
+      const Sampling how{.sampler = name, .scheduler = "karras", .steps = 6, .cfg = 2, .cfg_rescale = 0.5};
+      const Tensor expected = latents(on_cpu, Device::cpu(), how, source);
+      EXPECT_LT(distance(latents(on_gpu, Device::cuda(0), how, source), expected), 1e-3) << name;
+    }
+  }
 }
 
 // In 16 bits the fused UNet's latents are about as far from f32's as the layers' one by one.
