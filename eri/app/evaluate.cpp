@@ -21,8 +21,8 @@ void run(const Arguments& arguments) {
   const ImageDataset dataset = scan_folder(arguments.folder, {.width = config.resolution.width,
                                                               .height = config.resolution.height,
                                                               .caption_extension = arguments.caption_extension});
-  const auto family = load_sdxl(arguments.model, arguments.machine.chosen_device(), arguments.machine.chosen_dtype(),
-                                arguments.machine.no_half_vae);
+  const auto family = load_sdxl(Checkpoint(arguments.model), arguments.machine.chosen_device(),
+                                arguments.machine.chosen_dtype(), arguments.machine.no_half_vae);
   family->load_network();
   if (!arguments.lora.empty())
     apply_loras(std::vector{std::pair{LoRA::from_safetensors(arguments.lora), 1.0}}, family->all_targets());

@@ -23,7 +23,7 @@ void add_init_lora(CLI::App& app) {
   command->add_option("--output", a->output, "the file to write")->type_name("FILE")->required();
   command->callback([a] {
     const LoraPreset preset = a->options.conv_dim > 0 ? LoraPreset::conv : LoraPreset::linear;
-    const LoRA lora = random_lora(sdxl_lora_targets(a->model, a->text_encoders, preset), a->options);
+    const LoRA lora = random_lora(sdxl_lora_targets(Checkpoint(a->model), a->text_encoders, preset), a->options);
     lora.save(a->output);
     std::cout << a->output << ": " << lora.modules().size() << " modules of rank " << lora.rank() << std::endl;
   });

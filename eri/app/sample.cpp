@@ -79,7 +79,7 @@ size_t batch_at(const std::vector<SampleRequest>& requests, size_t first, int mo
 SDXLSampler load(const Arguments& arguments) {
   const flame::Device device = arguments.machine.chosen_device();
   const auto begin = std::chrono::steady_clock::now();
-  SDXLSampler sampler(arguments.model, device, arguments.machine.chosen_dtype(), arguments.cuda_graph,
+  SDXLSampler sampler(Checkpoint(arguments.model), device, arguments.machine.chosen_dtype(), arguments.cuda_graph,
                       arguments.machine.no_half_vae);
   for (const std::string& lora : arguments.loras) {
     const auto [file, strength] = parse_lora(lora);

@@ -19,13 +19,14 @@ LoraTargets sdxl_lora_targets(const UNet& unet, const CLIPTextEncoder& clip_l, c
   return targets;
 }
 
-LoraTargets sdxl_lora_targets(const std::filesystem::path& checkpoint, bool text_encoders, LoraPreset preset) {
-  const flame::Device cpu = flame::Device::cpu();
-  constexpr auto stored = flame::DType::f16;
-  LoraTargets targets = lora_targets(UNet::from_safetensors(checkpoint, cpu, stored), LoraPart::unet, preset);
+LoraTargets sdxl_lora_targets(const Checkpoint& checkpoint, bool text_encoders, LoraPreset preset) {
+  const auto scope = [](const flame::WeightSource& weights) {
+    return flame::Scope(weights, flame::DType::f16, flame::Device::cpu());
+  };
+  LoraTargets targets = lora_targets(UNet(scope(*checkpoint.unet())), LoraPart::unet, preset);
   if (!text_encoders) return targets;
-  for (auto [encoder, part] : {std::pair{TextPart::clip_l, LoraPart::clip_l}, {TextPart::clip_g, LoraPart::clip_g}})
-    append(targets, lora_targets(CLIPTextEncoder::from_safetensors(checkpoint, encoder, cpu, stored), part));
+  append(targets, lora_targets(CLIPTextEncoder(scope(*checkpoint.clip_l()), Activation::quick_gelu), LoraPart::clip_l));
+  append(targets, lora_targets(CLIPTextEncoder(scope(*checkpoint.clip_g()), Activation::gelu), LoraPart::clip_g));
   return targets;
 }
 

@@ -1,102 +1,181 @@
 #include "eri/models/checkpoint.h"
 
-#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
-#include "eri/models/open_clip.h"
+#include "eri/models/weight_names.h"
 
 namespace eri {
 
 using namespace flame;
+namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kUNet = "model.diffusion_model.";
-constexpr const char* kVae = "first_stage_model.";
-constexpr const char* kClipL = "conditioner.embedders.0.transformer.";
-constexpr const char* kClipG = "conditioner.embedders.1.model.";
+// --- Where files have a part ---
 
-bool has_below(const SafetensorsFile& file, const std::string& prefix) {
-  const auto next = file.entries().lower_bound(prefix);
-  return next != file.entries().end() && next->first.starts_with(prefix);
-}
+enum class Part { unet, vae, clip_l, clip_g };
 
-bool has_with(const SafetensorsFile& file, std::string_view part) {
-  return std::any_of(file.entries().begin(), file.entries().end(),
-                     [part](const auto& entry) { return entry.first.find(part) != std::string::npos; });
-}
-
-// The tensors below a prefix, by the rest of their names.
-class Part : public WeightSource {
- public:
-  Part(SafetensorsFile file, std::string prefix) : file_(std::move(file)), prefix_(std::move(prefix)) {}
-
-  std::string describe() const override { return file_.path().string(); }
-  std::vector<std::string> names() const override {
-    std::vector<std::string> result;
-    const auto& entries = file_.entries();
-    for (auto it = entries.lower_bound(prefix_); it != entries.end() && it->first.starts_with(prefix_); ++it)
-      result.push_back(it->first.substr(prefix_.size()));
-    return result;
-  }
-  std::optional<Shape> find(const std::string& name) const override {
-    const auto entry = file_.entries().find(prefix_ + name);
-    return entry == file_.entries().end() ? std::nullopt : std::optional(entry->second.shape);
-  }
-  Tensor read(const std::string& name) const override { return file_.tensor(prefix_ + name); }
-  std::string full_name(const std::string& name) const override { return prefix_ + name; }
-
- private:
-  SafetensorsFile file_;
-  std::string prefix_;
+struct Place {
+  Part part;
+  const char *prefix,
+      *sign;  // the part's tensors begin with the prefix; it is there if some begin with prefix and sign
 };
 
-std::shared_ptr<const WeightSource> part(const SafetensorsFile& file, const char* prefix, const char* what) {
-  if (!has_below(file, prefix))
-    fail("checkpoint ", file.path().string(), " has no ", what, ": no tensor's name begins with ", prefix);
-  return std::make_shared<Part>(file, prefix);
+// Of those that a file has, the first is read: names with the part in them say more than those of a file of its own.
+constexpr Place places[] = {
+    {Part::unet, "model.diffusion_model.", "input_blocks."},  // a single file; ComfyUI's UNets
+    {Part::unet, "diffusion_model.", "input_blocks."},
+    {Part::unet, "", "input_blocks."},
+    {Part::unet, "unet.", "down_blocks."},
+    {Part::unet, "", "down_blocks."},  // diffusers
+    {Part::vae, "first_stage_model.", "decoder."},
+    {Part::vae, "vae.", "decoder."},
+    {Part::vae, "", "decoder."},
+    {Part::clip_l, "conditioner.embedders.0.transformer.", "text_model."},
+    {Part::clip_l, "text_encoders.clip_l.transformer.", "text_model."},  // as ComfyUI saves a checkpoint
+    {Part::clip_l, "clip_l.transformer.", "text_model."},
+    {Part::clip_l, "", "text_model."},
+    {Part::clip_l, "", "encoder.layers."},
+    {Part::clip_l, "", "transformer.resblocks."},
+    {Part::clip_g, "conditioner.embedders.1.model.", "transformer.resblocks."},
+    {Part::clip_g, "conditioner.embedders.1.transformer.", "text_model."},
+    {Part::clip_g, "text_encoders.clip_g.transformer.", "text_model."},
+    {Part::clip_g, "clip_g.transformer.", "text_model."},
+    {Part::clip_g, "", "text_model."},
+    {Part::clip_g, "", "transformer.resblocks."},
+};
+
+struct PartName {
+  const char *what, *option, *folder, *example;  // the folder in a diffusers model
+};
+constexpr PartName part_names[] = {{"UNet", "--unet", "unet", "unet.safetensors"},
+                                   {"VAE", "--vae", "vae", "sdxl_vae.safetensors"},
+                                   {"text encoder CLIP-L", "--clip_l", "text_encoder", "clip_l.safetensors"},
+                                   {"text encoder CLIP-G", "--clip_g", "text_encoder_2", "clip_g.safetensors"}};
+const PartName& name_of(Part part) { return part_names[static_cast<size_t>(part)]; }
+
+const Place* place_in(const WeightFiles& files, Part part) {
+  for (const Place& place : places) {
+    if (place.part == part && files.has_below(std::string(place.prefix) + place.sign)) return &place;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<const WeightSource> source(const std::optional<WeightFiles>& files, Part part,
+                                           const ModelFiles& paths) {
+  if (!files) {
+    const auto& [what, option, folder, example] = name_of(part);
+    fail(paths.model.empty() ? "the model" : paths.model.string(), " has no ", what, ": give one with ", option,
+         ", such as ", example, ", or a base model that is complete");
+  }
+  return with_our_names(files->below(place_in(*files, part)->prefix));
+}
+
+// --- What is refused ---
+
+// `path` as the base model: complete, or at least the UNet.
+void check_base(const fs::path& path, const WeightFiles& files) {
+  const FileKind kind = kind_of(files.entries());
+  if (kind.use == FileKind::Use::whole || kind.use == FileKind::Use::unet) return;
+  fail(path.string(), ": this is ", kind.what, ", not an SDXL base model; ",
+       kind.remedy.empty() ? "give one, such as sd_xl_base_1.0.safetensors" : kind.remedy);
+}
+
+// `path` as what was given for a part.
+void check_part(const fs::path& path, const WeightFiles& files, Part part) {
+  const FileKind kind = kind_of(files.entries());
+  const bool is_foreign = kind.use == FileKind::Use::none || kind.use == FileKind::Use::lora;
+  if (!is_foreign && place_in(files, part)) return;
+  const auto& [what, option, folder, example] = name_of(part);
+  fail(path.string(), ": this is ", kind.what, ", not the ", what, " of an SDXL model; give one with ", option,
+       ", such as ", example);
+}
+
+// A folder without a UNet: what it is, if it says so.
+[[noreturn]] void refuse_folder(const fs::path& folder) {
+  std::ifstream index(folder / "model_index.json");
+  const auto json = nlohmann::json::parse(index, nullptr, false);
+  if (json.is_object() && json.contains("_class_name"))
+    fail(folder.string(), ": its model_index.json says ", json["_class_name"].dump(),
+         ", and there is no unet/, as an SDXL model has it; ", "give an SDXL base model");
+  fail(folder.string(),
+       ": expected the folder of a diffusers model, with unet/, vae/, text_encoder/ and text_encoder_2/; ",
+       "there is no unet/");
+}
+
+// --- What a model says of its training ---
+
+// Marker tensors, as ComfyUI reads them.
+std::optional<Parametrization> from_markers(const WeightFiles& files) {
+  if (!files.entries().contains("v_pred")) return std::nullopt;
+  const bool zero_terminal = files.entries().contains("ztsnr");
+  return Parametrization{true, zero_terminal,
+                         text(zero_terminal ? "marker tensors v_pred and ztsnr in " : "marker tensor v_pred in ",
+                              files.path().filename().string())};
+}
+
+// scheduler/scheduler_config.json of a diffusers folder.
+std::optional<Parametrization> from_scheduler(const fs::path& folder) try {
+  const fs::path path = folder / "scheduler" / "scheduler_config.json";
+  std::ifstream file(path);
+  if (!file) return std::nullopt;
+  const auto config = nlohmann::json::parse(file);
+  const std::string type = config.value("prediction_type", "epsilon");
+  if (type != "epsilon" && type != "v_prediction")
+    fail(path.string(), ": prediction_type is '", type,
+         "', expected epsilon or v_prediction; other models cannot be trained");
+  return Parametrization{type == "v_prediction", config.value("rescale_betas_zero_snr", false), path.string()};
+} catch (const nlohmann::json::exception& error) {
+  fail(folder.string(), "/scheduler/scheduler_config.json: ", error.what(), "; download it again");
 }
 
 }  // namespace
 
-std::string not_sdxl(const SafetensorsFile& file) {
-  struct Sign {
-    bool at_start;
-    const char *part, *means;
+Checkpoint::Checkpoint(const ModelFiles& files) : paths_(files) {
+  const auto open = [this](const fs::path& path) {
+    for (const auto& [known, opened] : opened_) {
+      if (known == path) return opened;
+    }
+    return opened_.emplace_back(path, WeightFiles(path)).second;
   };
-  constexpr Sign signs[] = {
-      {false, "lora_down.", "this is a LoRA, not a base model"},
-      {false, "lora_A.", "this is a LoRA, not a base model"},
-      {false, "lora.down.", "this is a LoRA, not a base model"},
-      {false, ".hada_w1_a", "this is a LyCORIS adapter, not a base model"},
-      {false, ".lokr_w", "this is a LyCORIS adapter, not a base model"},
-      {true, "control_model.", "this is a ControlNet, not a base model"},
-      {true, "cond_stage_model.", "this is a Stable Diffusion 1 or 2 model, not SDXL"},
-      {false, "double_blocks.", "this is a Flux model, not SDXL"},
-      {false, "joint_blocks.", "this is a Stable Diffusion 3 model, not SDXL"},
-      {true, "conditioner.embedders.0.model.", "this is the SDXL refiner, not the base model"},
-      {true, "down_blocks.", "this is a diffusers UNet; a single-file checkpoint is needed"},
-      {true, "encoder.down_blocks.", "this is a diffusers VAE; a single-file checkpoint is needed"},
-      {true, "text_model.", "this is a text encoder of a diffusers folder; a single-file checkpoint is needed"},
-      {true, "edm_", "this SDXL model was trained with EDM's parametrisation, which is not supported"},
-  };
-  for (const auto& [at_start, part, means] : signs) {
-    if (at_start ? has_below(file, part) : has_with(file, part)) return means;
+  const bool is_folder = fs::is_directory(files.model) && fs::exists(files.model / "unet");
+  std::optional<WeightFiles> single;
+  if (!is_folder && !files.model.empty()) {
+    if (fs::is_directory(files.model)) refuse_folder(files.model);
+    check_base(files.model, single.emplace(open(files.model)));
   }
-  const auto conv_in = file.entries().find(std::string(kUNet) + "input_blocks.0.0.weight");
-  if (conv_in != file.entries().end() && conv_in->second.shape.rank() == 4 && conv_in->second.shape[1] != 4)
-    return text("this UNet takes ", conv_in->second.shape[1], " channels, a base model 4 (is it for inpainting?)");
-  return "";
+  const auto find = [&](Part part, const fs::path& own) -> std::optional<WeightFiles> {
+    const fs::path folder = files.model / name_of(part).folder;
+    const fs::path path = !own.empty() ? own : is_folder && fs::exists(folder) ? folder : fs::path();
+    if (path.empty()) return single && place_in(*single, part) ? single : std::nullopt;
+    const WeightFiles opened = open(path);
+    check_part(path, opened, part);
+    return opened;
+  };
+  unet_ = find(Part::unet, files.unet);
+  vae_ = find(Part::vae, files.vae);
+  clip_l_ = find(Part::clip_l, files.clip_l);
+  clip_g_ = find(Part::clip_g, files.clip_g);
+
+  std::optional<Parametrization> said = unet_ ? from_markers(*unet_) : std::nullopt;
+  if (!said && is_folder) said = from_scheduler(files.model);
+  parametrization_ = said.value_or(Parametrization{false, false, "nothing in the checkpoint says otherwise"});
 }
 
-Checkpoint::Checkpoint(const std::filesystem::path& path) : file_(path) {
-  if (const std::string complaint = not_sdxl(file_); !complaint.empty()) fail(path.string(), ": ", complaint);
+std::shared_ptr<const WeightSource> Checkpoint::unet() const { return source(unet_, Part::unet, paths_); }
+std::shared_ptr<const WeightSource> Checkpoint::vae() const { return source(vae_, Part::vae, paths_); }
+std::shared_ptr<const WeightSource> Checkpoint::clip_l() const { return source(clip_l_, Part::clip_l, paths_); }
+std::shared_ptr<const WeightSource> Checkpoint::clip_g() const { return source(clip_g_, Part::clip_g, paths_); }
+
+size_t Checkpoint::bytes() const {
+  size_t sum = 0;
+  for (const auto& [path, files] : opened_) sum += files.bytes();
+  return sum;
 }
 
-std::shared_ptr<const WeightSource> Checkpoint::unet() const { return part(file_, kUNet, "UNet"); }
-std::shared_ptr<const WeightSource> Checkpoint::vae() const { return part(file_, kVae, "VAE"); }
-std::shared_ptr<const WeightSource> Checkpoint::clip_l() const { return part(file_, kClipL, "text encoder CLIP-L"); }
-std::shared_ptr<const WeightSource> Checkpoint::clip_g() const {
-  return std::make_shared<OpenClipSource>(part(file_, kClipG, "text encoder CLIP-G"));
+void Checkpoint::read_ahead(std::stop_token stop) const {
+  for (const auto& [path, files] : opened_) files.read_ahead(stop);
 }
 
 }  // namespace eri

@@ -1,39 +1,47 @@
 #pragma once
 
-#include <filesystem>
-#include <memory>
-#include <string>
+#include <optional>
 
-#include "flame/io/safetensors.h"
-#include "flame/nn/scope.h"
+#include "eri/models/file_kind.h"
 
 namespace eri {
 
-// A single-file SDXL checkpoint. Opening maps the file and throws one sentence where it is something else: a LoRA,
-// another family's model, a part in another layout.
+// The files that a model is in: a single file or a diffusers folder with all parts, and parts that replace its own or
+// that it lacks. A part may be a file of that part alone, or one that has it among others, or a folder with either.
+struct ModelFiles {
+  std::filesystem::path model, unet, vae, clip_l, clip_g;
+};
+
+// What a UNet predicts, and on which noise schedule, as its checkpoint says.
+struct Parametrization {
+  bool v_prediction = false, zero_terminal_snr = false;
+  std::string reason;  // for people: what says so
+};
+
+// An SDXL model in any layout that people have it in, under one layout's names. Opening maps the files and throws one
+// sentence where they are something else: a LoRA, another family's model, a part where all of them are needed.
 class Checkpoint {
  public:
-  explicit Checkpoint(const std::filesystem::path& path);
+  explicit Checkpoint(const ModelFiles& files);
+  explicit Checkpoint(const std::filesystem::path& model) : Checkpoint(ModelFiles{model, {}, {}, {}, {}}) {}
 
-  // The parts, their names without the prefix that they have in the file; throws if the part is not there. A part keeps
-  // the file mapped.
+  // The parts, UNet and VAE under the names of a single file, text encoders under transformers'; throws, saying how to
+  // give it, if the part is not there. A part keeps its files mapped.
   std::shared_ptr<const flame::WeightSource> unet() const;
   std::shared_ptr<const flame::WeightSource> vae() const;
   std::shared_ptr<const flame::WeightSource> clip_l() const;
-  std::shared_ptr<const flame::WeightSource> clip_g() const;  // under the names of transformers, like clip_l
+  std::shared_ptr<const flame::WeightSource> clip_g() const;
 
-  // What the file says about its training, with marker tensors as ComfyUI reads them.
-  bool v_prediction() const { return file_.contains("v_pred"); }
-  bool zero_terminal_snr() const { return v_prediction() && file_.contains("ztsnr"); }
-
-  const std::filesystem::path& path() const { return file_.path(); }
-  const flame::SafetensorsFile& file() const { return file_; }
+  const Parametrization& parametrization() const { return parametrization_; }
+  const ModelFiles& paths() const { return paths_; }
+  size_t bytes() const;                         // of all files
+  void read_ahead(std::stop_token stop) const;  // see flame::MappedFile
 
  private:
-  flame::SafetensorsFile file_;
+  ModelFiles paths_;
+  std::vector<std::pair<std::filesystem::path, WeightFiles>> opened_;
+  std::optional<WeightFiles> unet_, vae_, clip_l_, clip_g_;
+  Parametrization parametrization_;
 };
-
-// Why a file with these tensors is no SDXL base model: a sentence for people; empty if nothing speaks against it.
-std::string not_sdxl(const flame::SafetensorsFile& file);
 
 }  // namespace eri

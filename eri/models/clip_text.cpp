@@ -56,9 +56,17 @@ CLIPTextEncoder::CLIPTextEncoder(const Scope& scope, Activation activation, int6
 
 CLIPTextEncoder CLIPTextEncoder::from_safetensors(const std::filesystem::path& path, TextPart part, Device device,
                                                   DType dtype) {
-  const Checkpoint checkpoint(path);
-  if (part == TextPart::clip_l) return {Scope(*checkpoint.clip_l(), dtype, device), Activation::quick_gelu};
-  return {Scope(*checkpoint.clip_g(), dtype, device), Activation::gelu};
+  return from_checkpoint(Checkpoint(path), part, device, dtype);
+}
+
+CLIPTextEncoder CLIPTextEncoder::from_checkpoint(const Checkpoint& checkpoint, TextPart part, Device device,
+                                                 DType dtype) {
+  const bool is_l = part == TextPart::clip_l;
+  const auto weights = is_l ? checkpoint.clip_l() : checkpoint.clip_g();
+  const Scope scope(*weights, dtype, device);
+  CLIPTextEncoder encoder(scope, is_l ? Activation::quick_gelu : Activation::gelu);
+  scope.require_finite();
+  return encoder;
 }
 
 TextEncoding CLIPTextEncoder::encode(const Tensor& ids, bool pooled) const {

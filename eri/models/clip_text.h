@@ -8,6 +8,7 @@
 namespace eri {
 
 using flame::Tensor;
+class Checkpoint;
 
 enum class Activation { quick_gelu, gelu };
 enum class TextPart { clip_l, clip_g };  // SDXL's two text encoders
@@ -26,6 +27,9 @@ class CLIPTextEncoder : public flame::Module {
   static CLIPTextEncoder from_safetensors(const std::filesystem::path& path, TextPart part = TextPart::clip_l,
                                           flame::Device device = flame::Device::cpu(),
                                           flame::DType dtype = flame::DType::f32);
+
+  static CLIPTextEncoder from_checkpoint(const Checkpoint& checkpoint, TextPart part, flame::Device device,
+                                         flame::DType dtype);
 
   // ids [N, T] i32, T at most max_tokens(). A pooled text is given if there is a projection and `pooled`; only then
   // does the last layer run.

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "flame/device/parallel.h"
-#include "flame/io/safetensors.h"
 
 namespace eri {
 namespace {
@@ -61,8 +60,6 @@ Range range(std::string_view name, const Shape& shape) {
   return {0, gain(name) * static_cast<float>(std::sqrt(3 / fan_in))};
 }
 
-bool is_position_ids(std::string_view name) { return name.ends_with("position_ids"); }
-
 }  // namespace
 
 void synthetic_values(const std::string& name, const Shape& shape, uint64_t seed, int64_t first, int64_t count,
@@ -103,23 +100,10 @@ std::optional<Shape> SyntheticCheckpoint::find(const std::string& name) const {
 Tensor SyntheticCheckpoint::read(const std::string& name) const {
   const auto shape = find(name);
   if (!shape) flame::fail(describe(), " has no tensor ", name);
-  if (is_position_ids(name)) return Tensor::arange(shape->numel(), flame::DType::i64).view(*shape);
+  if (name.ends_with("position_ids")) return Tensor::arange(shape->numel(), flame::DType::i64).view(*shape);
   const Tensor result = Tensor::empty(*shape);
   synthetic_values(full_name(name), *shape, seed_, 0, shape->numel(), result.data<float>());
   return result;
-}
-
-void write_synthetic_checkpoint(const std::filesystem::path& path, const Geometry& geometry, uint64_t seed,
-                                flame::DType dtype) {
-  const SyntheticCheckpoint checkpoint(geometry, seed);
-  std::map<std::string, flame::TensorSpec> specs;
-  for (const auto& [name, shape] : checkpoint_tensors(geometry))
-    specs[name] = {is_position_ids(name) ? flame::DType::i64 : dtype, shape};
-  const auto make = [&](const std::string& name) {
-    const Tensor value = checkpoint.read(name);
-    return value.dtype() == flame::DType::i64 ? value : value.to(dtype);
-  };
-  flame::write_safetensors(path, specs, make, {{"format", "pt"}});
 }
 
 }  // namespace eri

@@ -27,8 +27,13 @@ class SyntheticCheckpoint : public flame::WeightSource {
 void synthetic_values(const std::string& name, const flame::Shape& shape, uint64_t seed, int64_t first, int64_t count,
                       float* values);
 
-// The whole checkpoint as a safetensors file of f32 or f16, without ever holding more than one tensor.
+// The layouts that people have a model in: one file; a diffusers folder, as it is, with variant fp16, or with UNet and
+// CLIP-G in several files; a folder with one file for each part, as ComfyUI's users have them.
+enum class ModelLayout { single, diffusers, diffusers_fp16, sharded, separate };
+ModelLayout parse_layout(std::string_view name);  // "single", "diffusers", "diffusers-fp16", "sharded", "separate"
+
+// The whole checkpoint in f32, f16 or bf16, without ever holding more than one tensor: the same weights in each layout.
 void write_synthetic_checkpoint(const std::filesystem::path& path, const Geometry& geometry, uint64_t seed,
-                                flame::DType dtype);
+                                flame::DType dtype, ModelLayout layout = ModelLayout::single);
 
 }  // namespace eri

@@ -7,9 +7,13 @@ namespace eri {
 using namespace flame;
 
 TextEncoders TextEncoders::from_safetensors(const std::filesystem::path& path, Device device, DType dtype) {
+  return from_checkpoint(Checkpoint(path), device, dtype);
+}
+
+TextEncoders TextEncoders::from_checkpoint(const Checkpoint& checkpoint, Device device, DType dtype) {
   return {.tokenizer = {},
-          .clip_l = CLIPTextEncoder::from_safetensors(path, TextPart::clip_l, device, dtype),
-          .clip_g = CLIPTextEncoder::from_safetensors(path, TextPart::clip_g, device, dtype)};
+          .clip_l = CLIPTextEncoder::from_checkpoint(checkpoint, TextPart::clip_l, device, dtype),
+          .clip_g = CLIPTextEncoder::from_checkpoint(checkpoint, TextPart::clip_g, device, dtype)};
 }
 
 TokenIds TextEncoders::tokenize(std::span<const std::string> captions) const {

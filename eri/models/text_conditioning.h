@@ -4,6 +4,7 @@
 #include <string>
 
 #include "eri/data/clip_tokenizer.h"
+#include "eri/models/checkpoint.h"
 #include "eri/models/clip_text.h"
 
 namespace eri {
@@ -25,6 +26,7 @@ struct TextEncoders {
 
   static TextEncoders from_safetensors(const std::filesystem::path& path, flame::Device device = flame::Device::cpu(),
                                        flame::DType dtype = flame::DType::f32);
+  static TextEncoders from_checkpoint(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype);
   TokenIds tokenize(std::span<const std::string> captions) const;
   TextConditioning encode(const TokenIds& ids) const;
   TextConditioning encode(std::span<const std::string> captions) const { return encode(tokenize(captions)); }

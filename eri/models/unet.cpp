@@ -58,7 +58,15 @@ UNet::UNet(const Scope& scope, int64_t head_width)
 }
 
 UNet UNet::from_safetensors(const std::filesystem::path& path, Device device, DType dtype) {
-  return UNet(Scope(*Checkpoint(path).unet(), dtype, device));
+  return from_checkpoint(Checkpoint(path), device, dtype);
+}
+
+UNet UNet::from_checkpoint(const Checkpoint& checkpoint, Device device, DType dtype) {
+  const auto weights = checkpoint.unet();
+  const Scope scope(*weights, dtype, device);
+  UNet unet(scope);
+  scope.require_finite();
+  return unet;
 }
 
 int64_t UNet::size_multiple(const Scope& scope) {

@@ -10,6 +10,8 @@
 
 namespace eri {
 
+class Checkpoint;
+
 // SDXL's UNet. How many levels, blocks and channels it has is read from the weights. Its layers have the names of a
 // single-file checkpoint below `model.diffusion_model`.
 class UNet : public flame::Module {
@@ -18,6 +20,8 @@ class UNet : public flame::Module {
   explicit UNet(const flame::Scope& scope, int64_t head_width = 64);
   static UNet from_safetensors(const std::filesystem::path& path, flame::Device device = flame::Device::cpu(),
                                flame::DType dtype = flame::DType::f32);
+
+  static UNet from_checkpoint(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype);
 
   // What is in x is predicted: x [N, 4, H, W], t [N] (0..999, f32, i32 or i64), context [N, T, C], pooled [N, P],
   // time_ids [N, 6] f32 (original height and width, crop top and left, target height and width) -> [N, 4, H, W].

@@ -77,7 +77,9 @@ struct VAE::State {
   Portions encoding, decoding;
 
   void load() {
-    network.emplace(Scope(*weights, dtype, device));
+    const Scope scope(*weights, dtype, device);
+    network.emplace(scope);
+    scope.require_finite();
     if (network->can_fuse()) network->fuse();
   }
 

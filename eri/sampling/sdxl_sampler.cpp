@@ -3,7 +3,6 @@
 #include <chrono>
 
 #include "eri/lora/sdxl_lora.h"
-#include "eri/models/checkpoint.h"
 #include "eri/models/text_conditioning.h"
 #include "eri/models/unet.h"
 #include "eri/models/vae.h"
@@ -17,14 +16,14 @@ using flame::Tensor;
 
 struct SDXLSampler::Models {
   Models(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool graphs, bool no_half_vae)
-      : text(TextEncoders::from_safetensors(checkpoint.path(), device, dtype)),
-        unet(UNet::from_safetensors(checkpoint.path(), device, dtype)),
-        vae(VAE::from_safetensors(checkpoint.path(), device, vae_dtype(dtype, device, no_half_vae))),
+      : text(TextEncoders::from_checkpoint(checkpoint, device, dtype)),
+        unet(UNet::from_checkpoint(checkpoint, device, dtype)),
+        vae(checkpoint.vae(), vae_dtype(dtype, device, no_half_vae), device),
         device(device),
         targets(sdxl_lora_targets(unet, text.clip_l, text.clip_g)),
         latents(
-            Denoiser(NoiseSchedule(checkpoint.zero_terminal_snr()),
-                     checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
+            Denoiser(NoiseSchedule(checkpoint.parametrization().zero_terminal_snr),
+                     checkpoint.parametrization().v_prediction ? Prediction::v : Prediction::epsilon),
             [this](const Tensor& x, const Tensor& timesteps, const Conditioning& condition) {
               return unet(x, timesteps, condition.context, condition.pooled, condition.time_ids);
             },
@@ -62,9 +61,9 @@ class Stopwatch {
 
 }  // namespace
 
-SDXLSampler::SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device, flame::DType dtype, bool graphs,
+SDXLSampler::SDXLSampler(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool graphs,
                          bool no_half_vae)
-    : models_(std::make_unique<Models>(Checkpoint(checkpoint), device, dtype, graphs, no_half_vae)) {}
+    : models_(std::make_unique<Models>(checkpoint, device, dtype, graphs, no_half_vae)) {}
 
 SDXLSampler::SDXLSampler(SDXLSampler&&) noexcept = default;
 SDXLSampler::~SDXLSampler() = default;

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "eri/models/checkpoint.h"
 #include "eri/sampling/picture_noise.h"
 #include "eri/sampling/sample_request.h"
 #include "flame/core/tensor.h"
@@ -23,8 +24,11 @@ struct SampleTimes {
 // any GPU a step is captured once for each shape, if `graphs`.
 class SDXLSampler {
  public:
-  explicit SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device = flame::Device::cpu(),
+  explicit SDXLSampler(const Checkpoint& checkpoint, flame::Device device = flame::Device::cpu(),
                        flame::DType dtype = flame::DType::f32, bool graphs = true, bool no_half_vae = false);
+  explicit SDXLSampler(const std::filesystem::path& checkpoint, flame::Device device = flame::Device::cpu(),
+                       flame::DType dtype = flame::DType::f32)
+      : SDXLSampler(Checkpoint(checkpoint), device, dtype) {}
   SDXLSampler(SDXLSampler&&) noexcept;
   ~SDXLSampler();
 

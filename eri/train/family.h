@@ -11,6 +11,7 @@
 #include "eri/diffusion/diffusion_loss.h"
 #include "eri/diffusion/training_noise.h"
 #include "eri/lora/targets.h"
+#include "eri/models/checkpoint.h"
 #include "eri/models/fused_unet.h"
 #include "flame/core/tensor.h"
 
@@ -66,9 +67,9 @@ class Family {
   virtual int64_t timesteps() const = 0;  // there are [0, timesteps())
 };
 
-// Stable Diffusion XL from a single-file checkpoint. The UNet and the text encoders compute in `dtype`, the autoencoder
+// Stable Diffusion XL. The UNet and the text encoders compute in `dtype`, the autoencoder
 // in vae_dtype(). The UNet is loaded by load_network().
-std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device,
+std::unique_ptr<Family> load_sdxl(const Checkpoint& checkpoint, flame::Device device,
                                   flame::DType dtype = flame::DType::f32, bool no_half_vae = false);
 
 }  // namespace eri

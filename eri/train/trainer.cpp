@@ -149,7 +149,7 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
                                                 .caption_extension = config_.caption_extension});
   });
   try {
-    family_ = load_sdxl(base, device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae);
+    family_ = load_sdxl(Checkpoint(base), device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae);
     flame::synchronize(device);
   } catch (...) {
     pictures.get();

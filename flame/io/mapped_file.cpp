@@ -64,6 +64,13 @@ void MappedFile::read(std::byte* to, const std::byte* from, size_t bytes) const 
   }
 }
 
+void MappedFile::release(const std::byte* from, size_t bytes) const {
+  static const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto offset = static_cast<size_t>(from - data_);
+  const size_t begin = (offset + page - 1) / page * page, end = (offset + bytes) / page * page;
+  if (begin < end) ::madvise(data_ + begin, end - begin, MADV_DONTNEED);
+}
+
 void MappedFile::read_ahead(std::stop_token stop) const {
   constexpr size_t piece = size_t{32} << 20;
   for (size_t begin = 0; begin < bytes_ && !stop.stop_requested(); begin += piece)

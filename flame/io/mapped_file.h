@@ -22,6 +22,8 @@ class MappedFile : public ByteSource {
   size_t bytes() const { return bytes_; }
   std::string_view view() const { return {reinterpret_cast<const char*>(data_), bytes_}; }
   void read(std::byte* to, const std::byte* from, size_t bytes) const override;
+  // Gives the memory of mapped bytes back to the system; they are read again where they are needed again.
+  void release(const std::byte* from, size_t bytes) const;
   // Has the system read the file from its disk into its cache, from begin to end: returns once the last read has begun.
   void read_ahead(std::stop_token stop) const;
 

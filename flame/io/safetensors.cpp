@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "flame/core/closest.h"
+#include "flame/io/foreign_dtypes.h"
 #include "flame/io/mapped_file.h"
 
 namespace flame {
@@ -16,6 +17,23 @@ struct SafetensorsFile::Mapping {
   MappedFile file;
   SafetensorsHeader header;
 };
+
+namespace {
+
+// A tensor's bytes in a mapped file. Once nobody needs them, they no longer count as memory of this process.
+struct Borrowed {
+  Borrowed(std::shared_ptr<const MappedFile> file, const std::byte* begin, size_t bytes)
+      : file(std::move(file)), begin(begin), bytes(bytes) {}
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  ~Borrowed() { file->release(begin, bytes); }
+
+  std::shared_ptr<const MappedFile> file;
+  const std::byte* begin;
+  size_t bytes;
+};
+
+}  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : mapping_(std::make_shared<Mapping>(path)) {}
 
@@ -44,9 +62,12 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
     const bool valid = std::all_of(bytes, bytes + entry.bytes, [](std::byte b) { return b <= std::byte{1}; });
     if (!valid) fail(path().string(), ": tensor '", name, "' is BOOL and holds bytes other than 0 and 1");
   }
-  if (reinterpret_cast<uintptr_t>(bytes) % size_of(entry.dtype) == 0) {
-    return Tensor::borrowed(bytes, entry.shape, entry.dtype, mapping_, &mapping_->file);
-  }
+  const auto borrowed = std::make_shared<const Borrowed>(std::shared_ptr<const MappedFile>(mapping_, &mapping_->file),
+                                                         bytes, entry.bytes);
+  const bool is_converted = entry.bytes != static_cast<size_t>(entry.shape.numel()) * size_of(entry.dtype);
+  if (is_converted) return converted_from(entry.stored, bytes, entry.shape);
+  if (reinterpret_cast<uintptr_t>(bytes) % size_of(entry.dtype) == 0)
+    return Tensor::borrowed(bytes, entry.shape, entry.dtype, borrowed, &mapping_->file);
   const Tensor copy = Tensor::empty(entry.shape, entry.dtype);
   std::copy_n(bytes, entry.bytes, copy.raw());
   return copy;

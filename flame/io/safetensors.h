@@ -20,10 +20,11 @@ using Metadata = std::map<std::string, std::string>;
 class SafetensorsFile {
  public:
   struct Entry {
-    DType dtype;
+    DType dtype;  // of the tensor; F8 is read as f16, F64 as f32
     Shape shape;
     size_t begin;  // in the data section
     size_t bytes;
+    std::string_view stored;  // the format's name for the dtype in the file: "F16", "F8_E4M3"
   };
 
   explicit SafetensorsFile(const std::filesystem::path& path);
@@ -31,7 +32,8 @@ class SafetensorsFile {
   const std::map<std::string, Entry>& entries() const;
   const Metadata& metadata() const;
   bool contains(const std::string& name) const;
-  // Borrows the mapped bytes where they are aligned for the dtype. Throws with the closest name if there is none.
+  // Borrows the mapped bytes where they are aligned for the dtype and need no conversion; their pages are given back
+  // with the tensor. Throws with the closest name if there is none.
   Tensor tensor(const std::string& name) const;
   const std::byte* data() const;  // the data section
   size_t data_bytes() const;

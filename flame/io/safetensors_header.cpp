@@ -29,7 +29,7 @@ std::string shown(const std::string& name) {
 class HeaderReader final : public nlohmann::json_sax<Json> {
  public:
   struct RawEntry {
-    std::optional<DType> dtype;
+    const SafetensorsDType* dtype = nullptr;
     std::optional<std::vector<uint64_t>> shape, offsets;
   };
 
@@ -130,17 +130,18 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
     const bool known = field == "dtype" || field == "shape" || field == "data_offsets";
     if (!known) fail(file_, ": tensor ", shown(name_), " has an unknown field ", shown(field));
     const bool given =
-        field == "dtype" ? entry.dtype.has_value() : (field == "shape" ? entry.shape : entry.offsets).has_value();
+        field == "dtype" ? entry.dtype != nullptr : (field == "shape" ? entry.shape : entry.offsets).has_value();
     if (given) fail(file_, ": tensor ", shown(name_), " has the field ", field, " twice");
   }
 
-  DType parse_dtype(const std::string& name) const {
+  const SafetensorsDType* parse_dtype(const std::string& name) const {
     for (const auto& row : safetensors_dtypes) {
-      if (row.name == name) return row.dtype;
+      if (row.name == name) return &row;
     }
     const bool known = std::ranges::find(safetensors_unsupported, name) != safetensors_unsupported.end();
     fail(file_, ": tensor ", shown(name_), " has the dtype ", shown(name), known ? ", which is not supported" : "",
-         "; expected F32, F16, BF16, I64, I32, U8 or BOOL: convert the file, to F16 for instance");
+         "; expected F32, F16, BF16, F8_E4M3, F8_E5M2, F64, I64, I32, U8 or BOOL: convert the file, to F16 for "
+         "instance");
   }
 
   const std::string& file_;
@@ -150,9 +151,9 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   std::vector<uint64_t>* numbers_ = nullptr;
 };
 
-// The number of bytes that shape x dtype asks for; nothing if that does not fit in a size.
-std::optional<size_t> bytes_of(const std::vector<uint64_t>& shape, DType dtype) {
-  int64_t product = static_cast<int64_t>(size_of(dtype));
+// The number of bytes that a shape asks for; nothing if that does not fit in a size.
+std::optional<size_t> bytes_of(const std::vector<uint64_t>& shape, size_t element) {
+  int64_t product = static_cast<int64_t>(element);
   for (uint64_t extent : shape) {
     if (extent > INT64_MAX) return {};
     // An extent of 0 must not hide an overflow of the others.
@@ -170,7 +171,7 @@ Entry checked_entry(const std::string& name, const HeaderReader::RawEntry& raw, 
     fail(file, ": tensor ", shown(name), " has ", raw.shape->size(), " extents, at most ", Shape::max_rank,
          " are supported");
   }
-  const std::optional<size_t> bytes = bytes_of(*raw.shape, *raw.dtype);
+  const std::optional<size_t> bytes = bytes_of(*raw.shape, raw.dtype->bytes);
   if (!bytes) fail(file, ": the shape of tensor ", shown(name), " is too large for any file");
 
   const auto& offsets = *raw.offsets;
@@ -179,14 +180,14 @@ Entry checked_entry(const std::string& name, const HeaderReader::RawEntry& raw, 
   }
   const Shape shape(std::vector<int64_t>(raw.shape->begin(), raw.shape->end()));
   if (offsets[1] - offsets[0] != *bytes) {
-    fail(file, ": tensor ", shown(name), " of shape ", shape, " and dtype ", *raw.dtype, " needs ", *bytes,
+    fail(file, ": tensor ", shown(name), " of shape ", shape, " and dtype ", raw.dtype->name, " needs ", *bytes,
          " bytes, its data_offsets hold ", offsets[1] - offsets[0]);
   }
   if (offsets[1] > data_bytes) {
     fail(file, ": the file is cut short: tensor ", shown(name), " ends at byte ", offsets[1],
          " of the data, the file has ", data_bytes, "; ", fetch_again);
   }
-  return {*raw.dtype, shape, offsets[0], *bytes};
+  return {raw.dtype->dtype, shape, offsets[0], *bytes, raw.dtype->name};
 }
 
 // Tensors must tile the data: anything else hides bytes or lets two tensors share some.

@@ -15,7 +15,10 @@ using Specs = std::map<std::string, TensorSpec>;
 using Named = const Specs::value_type;
 
 size_t row_of(DType dtype) {
-  return std::ranges::find(safetensors_dtypes, dtype, &SafetensorsDType::dtype) - safetensors_dtypes.begin();
+  const auto stores = [dtype](const SafetensorsDType& row) {
+    return row.dtype == dtype && row.bytes == size_of(dtype);  // F8 and F64 are only read
+  };
+  return std::ranges::find_if(safetensors_dtypes, stores) - safetensors_dtypes.begin();
 }
 
 size_t bytes_of(const TensorSpec& spec) { return static_cast<size_t>(spec.shape.numel()) * size_of(spec.dtype); }

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <set>
 
 #include "flame/core/closest.h"
 #include "flame/nn/layers.h"
 #include "flame/ops/layout.h"
+#include "flame/ops/reduce.h"
 
 namespace flame {
 namespace {
@@ -79,6 +81,19 @@ Tensor Scope::conv_weight(std::string_view name, const Shape& expected) const {
   PurposeScope purpose(Purpose::weights);
   if (expected[2] == 1 && expected[3] == 1) return hold(name, loaded.view({expected[0], 1, 1, expected[1]}));
   return hold(name, channels_last(loaded));
+}
+
+// A mean is finite only if all values are.
+void Scope::require_finite() const {
+  std::vector<Tensor> means;
+  for (const auto& [name, weight] : registry_->weights) means.push_back(weight.mean().reshape({1}));
+  if (means.empty()) return;
+  const std::vector<float> values = concat(means, 0).to(DType::f32).to_host<float>();
+  const auto found = std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
+  if (found == values.end()) return;
+  fail("checkpoint ", source_->describe(), ": tensor ",
+       source_->full_name(registry_->weights[found - values.begin()].first), " has values that are not finite in ",
+       dtype_, " (NaN or infinite): the file is damaged, or a merge that made it went wrong; download it again");
 }
 
 void Scope::misshapen(std::string_view name, std::string_view expected) const {

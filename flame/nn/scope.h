@@ -54,6 +54,9 @@ class Scope {
   // A convolution's [out, in, kh, kw], turned to [out, kh, kw, in].
   Tensor conv_weight(std::string_view name, const Shape& expected) const;
 
+  // Throws, naming one, if weights that were loaded so far hold values that are not finite.
+  void require_finite() const;
+
   // Throws "checkpoint FILE: tensor NAME has shape .., expected .." if a shape is not what a layer can use.
   [[noreturn]] void misshapen(std::string_view name, std::string_view expected) const;
   Registry& registry() const { return *registry_; }

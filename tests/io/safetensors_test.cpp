@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "tests/io/files.h"
@@ -89,6 +90,42 @@ TEST(SafetensorsFile, BorrowsAlignedTensorsAndCopiesOthers) {
   }
 }
 
+// All 256 codes of both kinds of F8, and F64, beside what torch makes of them: foreign_dtypes.safetensors.
+TEST(SafetensorsFile, ConvertsWhatHasNoDtypeHere) {
+  const SafetensorsFile file(std::filesystem::path(TESTS_DIR) / "io/foreign_dtypes.safetensors");
+  const auto compare = [&]<class T>(const std::string& name, const char* stored, T) {
+    EXPECT_EQ(file.entries().at(name).stored, stored);
+    EXPECT_EQ(file.entries().at(name).dtype, dtype_of<T>());
+    const auto values = floats<T>(file.tensor(name)), expected = file.tensor(name + ".f32").to_host<float>();
+    ASSERT_EQ(values.size(), expected.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+      EXPECT_TRUE(values[i] == expected[i] || (std::isnan(values[i]) && std::isnan(expected[i]))) << name << " " << i;
+      EXPECT_EQ(std::signbit(values[i]), std::signbit(expected[i])) << name << " " << i;
+    }
+  };
+  compare("f8_e4m3", "F8_E4M3", f16());
+  compare("f8_e5m2", "F8_E5M2", f16());
+  compare("f64", "F64", float());
+}
+
+// Bytes of a converted dtype may begin anywhere, and a tensor's pages are there again after they were given back.
+TEST(SafetensorsFile, ReadsATensorAgain) {
+  const TemporaryFolder folder;
+  const size_t count = 5000;
+  std::string data(1 + 8 * count, '\1');
+  for (size_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(i) / 4;
+    std::memcpy(data.data() + 1 + 8 * i, &value, sizeof value);
+  }
+  write_file(folder / "f", file_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+                                   R"("b":{"dtype":"F64","shape":[5000],"data_offsets":[1,40001]}})",
+                                   data));
+  const SafetensorsFile file(folder / "f");
+  const auto first = file.tensor("b").to_host<float>();
+  EXPECT_EQ(first[4999], 4999 / 4.0f);
+  EXPECT_EQ(file.tensor("b").to_host<float>(), first);
+}
+
 TEST(SafetensorsFile, NamesTheClosestTensor) {
   const std::string error = error_of([] { SafetensorsFile(mixed).tensor("wieght"); });
   EXPECT_NE(error.find("mixed.safetensors: there is no tensor 'wieght'; the closest name is 'weight'"),
@@ -150,9 +187,12 @@ const BadFile bad_files[] = {
      "tensor 'a' has the field shape twice"},
     {"UnknownField", one(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"stride":[1])"),
      "tensor 'a' has an unknown field 'stride'"},
-    {"F64", one(R"("dtype":"F64","shape":[1],"data_offsets":[0,8])"),
-     "tensor 'a' has the dtype 'F64', which is not supported; expected F32, F16, BF16, I64, I32, U8 or BOOL: convert"},
-    {"F8", one(R"("dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8])"), "dtype 'F8_E4M3', which is not supported"},
+    {"I8", one(R"("dtype":"I8","shape":[8],"data_offsets":[0,8])"),
+     "tensor 'a' has the dtype 'I8', which is not supported; expected F32, F16, BF16, F8_E4M3, F8_E5M2, F64, I64, I32, "
+     "U8 or BOOL: convert"},
+    {"F4", one(R"("dtype":"F4","shape":[16],"data_offsets":[0,8])"), "dtype 'F4', which is not supported"},
+    {"F8BytesOfF16", one(R"("dtype":"F8_E4M3","shape":[4],"data_offsets":[0,8])"),
+     "tensor 'a' of shape [4] and dtype F8_E4M3 needs 4 bytes, its data_offsets hold 8"},
     {"UnknownDtype", one(R"("dtype":"float","shape":[2],"data_offsets":[0,8])"), "dtype 'float'; expected F32"},
     {"DtypeNumber", one(R"("dtype":32,"shape":[2],"data_offsets":[0,8])"), "dtype of tensor 'a' holds a number"},
     {"DtypeList", one(R"("dtype":["F32"],"shape":[2],"data_offsets":[0,8])"), "dtype of tensor 'a' holds a list"},
@@ -177,7 +217,7 @@ const BadFile bad_files[] = {
     {"ThreeOffsets", one(R"("dtype":"F32","shape":[2],"data_offsets":[0,8,8])"), "tensor 'a' must be [begin, end]"},
     {"BackwardOffsets", one(R"("dtype":"F32","shape":[2],"data_offsets":[8,0])"), "tensor 'a' must be [begin, end]"},
     {"SizeDoesNotMatch", one(R"("dtype":"F32","shape":[3],"data_offsets":[0,8])"),
-     "tensor 'a' of shape [3] and dtype f32 needs 12 bytes, its data_offsets hold 8"},
+     "tensor 'a' of shape [3] and dtype F32 needs 12 bytes, its data_offsets hold 8"},
     {"DataCutShort", one(R"("dtype":"F32","shape":[3],"data_offsets":[0,12])"),
      "cut short: tensor 'a' ends at byte 12 of the data, the file has 8; copy or download it again"},
     {"OffsetsFarOut", one(R"("dtype":"F32","shape":[2],"data_offsets":[18446744073709551607,18446744073709551615])"),

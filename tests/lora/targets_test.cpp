@@ -7,9 +7,9 @@
 #include <set>
 
 #include "eri/models/clip_text.h"
-#include "eri/models/open_clip.h"
 #include "eri/models/synthetic.h"
 #include "eri/models/unet.h"
+#include "eri/models/weight_names.h"
 
 namespace eri {
 namespace {
@@ -67,10 +67,10 @@ Rows rows_of(const flame::WeightSource& source, LoraPart part, LoraPreset preset
 }
 
 Rows rows_of(const Geometry& geometry, LoraPreset preset) {
-  const OpenClipSource clip_g(std::make_shared<SyntheticCheckpoint>(geometry, 0, clip_g_prefix));
+  const auto clip_g = with_our_names(std::make_shared<SyntheticCheckpoint>(geometry, 0, clip_g_prefix));
   return joined(joined(rows_of(SyntheticCheckpoint(geometry, 0, unet_prefix), LoraPart::unet, preset),
                        rows_of(SyntheticCheckpoint(geometry, 0, clip_l_prefix), LoraPart::clip_l, preset)),
-                rows_of(clip_g, LoraPart::clip_g, preset));
+                rows_of(*clip_g, LoraPart::clip_g, preset));
 }
 
 TEST(LoraTargets, OfSdxlAreThoseOfSdScripts) {
@@ -88,10 +88,10 @@ TEST(LoraTargets, OfAModelAreItsLayers) {
   const Geometry geometry = Geometry::load("models/eri-tiny.json");
   const flame::Device cpu = flame::Device::cpu();
   const SyntheticCheckpoint unet_weights(geometry, 0, unet_prefix), clip_l_weights(geometry, 0, clip_l_prefix);
-  const OpenClipSource clip_g_weights(std::make_shared<SyntheticCheckpoint>(geometry, 0, clip_g_prefix));
+  const auto clip_g_weights = with_our_names(std::make_shared<SyntheticCheckpoint>(geometry, 0, clip_g_prefix));
   const UNet unet(Scope(unet_weights, DType::f32, cpu));
   const CLIPTextEncoder clip_l(Scope(clip_l_weights, DType::f32, cpu), Activation::quick_gelu);
-  const CLIPTextEncoder clip_g(Scope(clip_g_weights, DType::f32, cpu), Activation::gelu);
+  const CLIPTextEncoder clip_g(Scope(*clip_g_weights, DType::f32, cpu), Activation::gelu);
 
   const auto rows = [&](LoraPreset preset) {
     Rows result;

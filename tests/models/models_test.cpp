@@ -166,28 +166,33 @@ TEST(Checkpoint, SaysWhatAFileIsThatIsNoBaseModel) {
     std::filesystem::remove(path);
     return error.substr(error.find(": ") + 2);
   };
-  EXPECT_EQ(opened("lora_unet_out_2.lora_down.weight", {4, 4}), "this is a LoRA, not a base model");
-  EXPECT_EQ(opened("unet.mid.to_k.lora_A.weight", {4, 4}), "this is a LoRA, not a base model");
-  EXPECT_EQ(opened("cond_stage_model.transformer.x", {4}), "this is a Stable Diffusion 1 or 2 model, not SDXL");
-  EXPECT_EQ(opened("conditioner.embedders.0.model.ln_final.bias", {4}), "this is the SDXL refiner, not the base model");
-  EXPECT_EQ(opened("down_blocks.0.resnets.0.conv1.weight", {4}),
-            "this is a diffusers UNet; a single-file checkpoint is needed");
+  const std::string no_base = ", not an SDXL base model; ", give_one = "give one, such as sd_xl_base_1.0.safetensors",
+                    and_lora = "give a base model as --model, and this with --lora";
+  EXPECT_EQ(opened("lora_unet_out_2.lora_down.weight", {4, 4}), "this is a LoRA" + no_base + and_lora);
+  EXPECT_EQ(opened("unet.mid.to_k.lora_A.weight", {4, 4}), "this is a LoRA" + no_base + and_lora);
+  EXPECT_EQ(opened("cond_stage_model.transformer.x", {4}), "this is a Stable Diffusion 1 model" + no_base + give_one);
+  EXPECT_EQ(opened("conditioner.embedders.0.model.ln_final.bias", {4}),
+            "this is the SDXL refiner" + no_base + give_one);
   EXPECT_EQ(opened("model.diffusion_model.input_blocks.0.0.weight", {320, 9, 3, 3}),
-            "this UNet takes 9 channels, a base model 4 (is it for inpainting?)");
+            "this is a UNet for inpainting (9 channels go in, 4 into a base model's)" + no_base + give_one);
 }
 
 TEST(Checkpoint, SaysWhichPartIsMissing) {
   const auto path = temporary();
-  write_safetensors(path, {{"model.diffusion_model.x", Tensor::zeros({1})}});
-  EXPECT_NE(error_of([&] { VAE::from_safetensors(path); }).find("has no VAE"), std::string::npos);
+  write_safetensors(path, {{"model.diffusion_model.input_blocks.0.0.weight", Tensor::zeros({4, 4, 3, 3})},
+                           {"model.diffusion_model.label_emb.0.0.weight", Tensor::zeros({4, 4})}});
+  EXPECT_NE(error_of([&] {
+              VAE::from_safetensors(path);
+            }).find(" has no VAE: give one with --vae, such as sdxl_vae.safetensors"),
+            std::string::npos);
   std::filesystem::remove(path);
 }
 
 TEST(OpenClip, TakesQKVFromRowsAndTurnsTheProjection) {
-  const Checkpoint checkpoint(kModel);
+  const SafetensorsFile file(kModel);
   const std::string prefix = "conditioner.embedders.1.model.";
-  const auto source = checkpoint.clip_g();
-  const Tensor fused = checkpoint.file().tensor(prefix + "transformer.resblocks.2.attn.in_proj_weight");
+  const auto source = Checkpoint(kModel).clip_g();
+  const Tensor fused = file.tensor(prefix + "transformer.resblocks.2.attn.in_proj_weight");
   const auto all = fused.to(DType::f32).to_host<float>();
   int part = 0;
   for (const char* name : {"q", "k", "v"}) {
@@ -198,7 +203,7 @@ TEST(OpenClip, TakesQKVFromRowsAndTurnsTheProjection) {
         std::equal(all.begin() + part * own.numel(), all.begin() + (part + 1) * own.numel(), own.data<float>()));
     ++part;
   }
-  const auto stored = checkpoint.file().tensor(prefix + "text_projection").to(DType::f32).to_host<float>();
+  const auto stored = file.tensor(prefix + "text_projection").to(DType::f32).to_host<float>();
   const auto turned = source->read("text_projection.weight").to(DType::f32).to_host<float>();
   for (int i : {0, 5, 127})
     for (int j : {0, 64, 126}) EXPECT_EQ(turned[i * 128 + j], stored[j * 128 + i]);

@@ -1,8 +1,8 @@
 #include "models.h"
 
 #include "eri/models/checkpoint.h"
-#include "eri/models/open_clip.h"
 #include "eri/models/synthetic.h"
+#include "eri/models/weight_names.h"
 #include "flame/ops/pointwise.h"
 
 namespace eri::parity {
@@ -22,9 +22,7 @@ using Weights = std::shared_ptr<const flame::WeightSource>;
 // A part of the case's checkpoint: of a file if it has one, else made from the seed.
 Weights weights(const Case& c, std::string_view prefix, Weights (Checkpoint::*part)() const) {
   if (!c.checkpoint.empty()) return (Checkpoint(c.checkpoint).*part)();
-  const auto synthetic = std::make_shared<SyntheticCheckpoint>(c.geometry, c.seed, prefix);
-  if (prefix != clip_g_prefix) return synthetic;
-  return std::make_shared<OpenClipSource>(synthetic);
+  return with_our_names(std::make_shared<SyntheticCheckpoint>(c.geometry, c.seed, prefix));
 }
 
 // A UNet's weights with what its residual branches add made smaller: the last layer of each times a factor.

@@ -147,7 +147,7 @@ SampleRequest cat() {
 
 TEST_F(CudaSampling, DrawsWhatTheCpuDraws) {
   const TemporaryFolder folder;
-  const LoraTargets targets = sdxl_lora_targets(tiny, true, LoraPreset::conv);
+  const LoraTargets targets = sdxl_lora_targets(Checkpoint(tiny), true, LoraPreset::conv);
   random_lora(targets, {.dim = 4, .alpha = 0.4, .conv_dim = 2, .conv_alpha = 0.2, .seed = 1})
       .save(folder / "lora.safetensors");
   const Tensor noise = unit_noise(1, {1, 4, 16, 16}, Device::cpu());

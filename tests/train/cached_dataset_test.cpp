@@ -39,7 +39,7 @@ std::vector<float> values(const Tensor& tensor) { return tensor.to(flame::DType:
 
 class Tiny : public Pictures {
  protected:
-  std::unique_ptr<Family> family_ = load_sdxl("models/eri-tiny.safetensors", flame::Device::cpu());
+  std::unique_ptr<Family> family_ = load_sdxl(Checkpoint("models/eri-tiny.safetensors"), flame::Device::cpu());
 };
 
 TEST_F(Tiny, HoldsWhatTheEncodersMakeOfEachSampleAlone) {

@@ -16,8 +16,8 @@ namespace {
 
 using flame::Shape;
 
-std::jthread reader_of(flame::SafetensorsFile file) {
-  return std::jthread([file = std::move(file)](const std::stop_token& stop) { file.read_ahead(stop); });
+std::jthread reader_of(const Checkpoint& checkpoint) {
+  return std::jthread([checkpoint](const std::stop_token& stop) { checkpoint.read_ahead(stop); });
 }
 
 class Sdxl : public Family {
@@ -25,15 +25,15 @@ class Sdxl : public Family {
   Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool no_half_vae)
       : device_(device),
         vae_dtype_(vae_dtype(dtype, device, no_half_vae)),
-        prediction_(checkpoint.v_prediction() ? Prediction::v : Prediction::epsilon),
-        schedule_(checkpoint.zero_terminal_snr(), device),
+        prediction_(checkpoint.parametrization().v_prediction ? Prediction::v : Prediction::epsilon),
+        schedule_(checkpoint.parametrization().zero_terminal_snr, device),
         denoiser_(schedule_, prediction_),
         checkpoint_(checkpoint),
         dtype_(dtype),
-        read_ahead_(device.is_cpu() ? std::jthread() : reader_of(checkpoint.file())),
+        read_ahead_(device.is_cpu() ? std::jthread() : reader_of(checkpoint)),
         unet_size_multiple_(UNet::size_multiple(flame::Scope(*checkpoint.unet(), dtype, device))),
         vae_(load_vae()),
-        text_(TextEncoders::from_safetensors(checkpoint.path(), device, dtype)) {}
+        text_(TextEncoders::from_checkpoint(checkpoint, device, dtype)) {}
 
   Conditioning encode_text(const std::vector<std::string>& captions,
                            const std::vector<SizeConditioning>& sizes) const override {
@@ -75,7 +75,7 @@ class Sdxl : public Family {
   }
 
   void load_network() override {
-    if (!unet_) unet_.emplace(UNet::from_safetensors(checkpoint_.path(), device_, dtype_));
+    if (!unet_) unet_.emplace(UNet::from_checkpoint(checkpoint_, device_, dtype_));
   }
 
   flame::Device device() const override { return device_; }
@@ -123,7 +123,7 @@ class Sdxl : public Family {
   int64_t timesteps() const override { return NoiseSchedule::steps; }
 
  private:
-  VAE load_vae() const { return VAE::from_safetensors(checkpoint_.path(), device_, vae_dtype_); }
+  VAE load_vae() const { return VAE(checkpoint_.vae(), vae_dtype_, device_); }
   const UNet& unet() const {
     flame::require(unet_.has_value(), "Sdxl", "the UNet is not there: call load_network() before");
     return *unet_;
@@ -153,9 +153,9 @@ class Sdxl : public Family {
 
 }  // namespace
 
-std::unique_ptr<Family> load_sdxl(const std::filesystem::path& checkpoint, flame::Device device, flame::DType dtype,
+std::unique_ptr<Family> load_sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype,
                                   bool no_half_vae) {
-  return std::make_unique<Sdxl>(Checkpoint(checkpoint), device, dtype, no_half_vae);
+  return std::make_unique<Sdxl>(checkpoint, device, dtype, no_half_vae);
 }
 
 }  // namespace eri

@@ -1,0 +1,141 @@
+#include "eri/models/file_kind.h"
+
+#include <algorithm>
+#include <array>
+
+namespace eri {
+namespace {
+
+using flame::Shape;
+using Entries = WeightFiles::Entries;
+using Use = FileKind::Use;
+
+// What a rule asks of the names and shapes.
+class Look {
+ public:
+  explicit Look(const Entries& entries) : entries_(entries) {}
+
+  bool begins(const std::string& prefix) const {
+    const auto next = entries_.lower_bound(prefix);
+    return next != entries_.end() && next->first.starts_with(prefix);
+  }
+  bool contains(std::string_view part) const {
+    return any([part](const auto& entry) { return entry.first.find(part) != std::string::npos; });
+  }
+  // The extent of the first tensor whose name ends so; 0 if there is none.
+  int64_t extent(std::string_view end, int axis) const {
+    for (const auto& [name, entry] : entries_) {
+      if (name.ends_with(end) && entry.shape.rank() > axis) return entry.shape[axis];
+    }
+    return 0;
+  }
+
+  // UNets of Stable Diffusion, in either layout.
+  bool is_unet() const {
+    return contains("input_blocks.0.0.") || begins("down_blocks.") || begins("unet.down_blocks.");
+  }
+  int64_t unet_inputs() const {
+    return std::max(extent("input_blocks.0.0.weight", 1), begins("down_blocks.") ? extent("conv_in.weight", 1) : 0);
+  }
+  int64_t unet_channels() const {
+    return std::max(extent("input_blocks.0.0.weight", 0), begins("down_blocks.") ? extent("conv_in.weight", 0) : 0);
+  }
+  int64_t unet_context() const { return is_unet() ? extent("transformer_blocks.0.attn2.to_k.weight", 1) : 0; }
+  bool takes_sizes() const { return contains("label_emb.0.0.") || begins("add_embedding."); }
+
+  bool is_vae() const { return contains("decoder.up.") || contains("decoder.up_blocks.") || contains("encoder.down"); }
+  int64_t vae_latents() const { return extent("decoder.conv_in.weight", 1); }
+  bool is_clip() const {
+    return begins("encoder.layers.") || contains("text_model.encoder.layers.") || contains("transformer.resblocks.");
+  }
+  bool has_text_encoders() const {
+    return begins("conditioner.embedders.") || begins("text_encoders.") || begins("cond_stage_model.");
+  }
+
+ private:
+  template <class F>
+  bool any(const F& f) const {
+    return std::any_of(entries_.begin(), entries_.end(), f);
+  }
+  const Entries& entries_;
+};
+
+constexpr const char* as_part = "give a base model as --model; this one can be named beside it with ";
+
+struct Rule {
+  const char *id, *what;
+  Use use;
+  std::string remedy;
+  bool (*holds)(const Look&);
+};
+
+// The first rule that holds says what it is: adapters before the models that their names remind of, rare families
+// before their commoner relatives.
+const Rule rules[] = {
+    {"lora", "a LoRA", Use::lora, "give a base model as --model, and this with --lora",
+     [](const Look& l) {
+       return l.contains("lora_down.") || l.contains("lora_A.") || l.contains("lora.down.") ||
+              l.contains("_lora.down.") || l.contains("lora_linear_layer.down.");
+     }},
+    {"lycoris", "a LyCORIS adapter (LoHa, LoKr or OFT)", Use::none, "",
+     [](const Look& l) { return l.contains(".hada_w1") || l.contains(".lokr_w") || l.contains(".oft_"); }},
+    {"embedding", "a textual inversion (an embedding)", Use::none, "",
+     [](const Look& l) { return l.begins("emb_params") || (l.begins("clip_g") && !l.contains(".")); }},
+    {"controlnet", "a ControlNet", Use::none, "",
+     [](const Look& l) {
+       return l.begins("control_model.") || l.contains("controlnet_") || l.contains("lllite_") ||
+              l.begins("input_hint_block.") || l.begins("zero_convs.");
+     }},
+    {"ip-adapter", "an IP-Adapter", Use::none, "",
+     [](const Look& l) { return l.begins("ip_adapter.") || l.begins("image_proj."); }},
+    {"flux", "a Flux model", Use::none, "",
+     [](const Look& l) { return l.contains("double_blocks.") || l.contains("single_transformer_blocks."); }},
+    {"sd3", "a Stable Diffusion 3 model", Use::none, "",
+     [](const Look& l) { return l.contains("joint_blocks.") || l.contains(".attn.add_q_proj."); }},
+    {"inpainting", "a UNet for inpainting (9 channels go in, 4 into a base model's)", Use::none, "",
+     [](const Look& l) { return l.unet_inputs() == 9; }},
+    {"pix2pix", "a UNet that edits pictures (8 channels go in, 4 into a base model's)", Use::none, "",
+     [](const Look& l) { return l.unet_inputs() == 8; }},
+    {"sdxl-refiner", "the SDXL refiner", Use::none, "",
+     [](const Look& l) {
+       return l.begins("conditioner.embedders.0.model.") ||
+              (l.takes_sizes() && l.unet_channels() == 384 && l.unet_context() == 1280);
+     }},
+    {"sd2", "a Stable Diffusion 2 model", Use::none, "",
+     [](const Look& l) {
+       return l.begins("cond_stage_model.model.") || (l.unet_context() == 1024 && !l.takes_sizes());
+     }},
+    {"sd1", "a Stable Diffusion 1 model", Use::none, "",
+     [](const Look& l) { return l.begins("cond_stage_model.") || (l.unet_context() == 768 && !l.takes_sizes()); }},
+    {"edm", "an SDXL model with EDM's parametrisation, which is not supported", Use::none, "",
+     [](const Look& l) { return l.begins("edm_"); }},
+    {"scaled-f8", "a model whose F8 weights have scales of their own (scaled_fp8), which is not supported", Use::none,
+     "give the same model in F16, BF16 or plain F8",
+     [](const Look& l) {
+       return l.contains("scaled_fp8") || l.contains(".scale_weight") || l.contains(".weight_scale");
+     }},
+    {"sdxl", "an SDXL model", Use::whole, "",
+     [](const Look& l) { return l.is_unet() && l.takes_sizes() && (l.is_vae() || l.has_text_encoders()); }},
+    {"sdxl-unet", "an SDXL UNet", Use::unet, as_part + std::string("--unet"),
+     [](const Look& l) { return l.is_unet() && l.takes_sizes(); }},
+    {"unet", "a UNet of another family than SDXL", Use::none, "", [](const Look& l) { return l.is_unet(); }},
+    {"t5", "a T5 text encoder", Use::none, "",
+     [](const Look& l) { return l.contains("SelfAttention.relative_attention_bias."); }},
+    {"clip", "a text encoder", Use::text_encoder, as_part + std::string("--clip_l or --clip_g"),
+     [](const Look& l) { return l.is_clip() && !l.is_vae(); }},
+    {"vae-other", "a VAE of another family than SDXL, whose latents have 4 channels", Use::none, "",
+     [](const Look& l) { return l.is_vae() && l.vae_latents() > 4; }},
+    {"vae", "a VAE", Use::vae, as_part + std::string("--vae"), [](const Look& l) { return l.is_vae(); }},
+};
+
+}  // namespace
+
+FileKind kind_of(const Entries& entries) {
+  const Look look(entries);
+  for (const Rule& rule : rules) {
+    if (rule.holds(look)) return {rule.id, rule.what, rule.use, rule.remedy};
+  }
+  return {"unknown", "something unknown", Use::none, ""};
+}
+
+}  // namespace eri

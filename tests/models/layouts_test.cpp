@@ -1,0 +1,219 @@
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <fstream>
+
+#include "eri/models/checkpoint.h"
+#include "eri/models/synthetic.h"
+#include "eri/models/text_conditioning.h"
+#include "eri/models/unet.h"
+#include "eri/models/vae.h"
+#include "eri/models/weight_names.h"
+#include "tests/io/files.h"
+
+// The same weights in every layout that people have them in make the same models, to the bit.
+namespace eri {
+namespace {
+
+using namespace flame;
+using flame::testing::TemporaryFolder;
+
+const Geometry& geometry() {
+  static const Geometry tiny = Geometry::load("models/eri-tiny.json");
+  return tiny;
+}
+
+using Tensors = std::map<std::string, Tensor>;
+
+Tensors all_weights(const Checkpoint& checkpoint) {
+  const Device cpu = Device::cpu();
+  Tensors all;
+  const auto add = [&](const std::string& part, const Module& model) {
+    for (const auto& [name, weight] : model.state_dict()) all[part + "." + name] = weight;
+  };
+  add("unet", UNet::from_checkpoint(checkpoint, cpu, DType::f32));
+  add("vae", VAE(checkpoint.vae(), DType::f32, cpu).network());
+  add("clip_l", CLIPTextEncoder::from_checkpoint(checkpoint, TextPart::clip_l, cpu, DType::f32));
+  add("clip_g", CLIPTextEncoder::from_checkpoint(checkpoint, TextPart::clip_g, cpu, DType::f32));
+  return all;
+}
+
+class Layouts : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = std::make_unique<TemporaryFolder>();
+    single_ = *folder_ / "single.safetensors";
+    write_synthetic_checkpoint(single_, geometry(), 1, DType::f16);
+    expected_ = all_weights(Checkpoint(single_));
+  }
+  static void TearDownTestSuite() {
+    expected_.clear();
+    folder_.reset();
+  }
+
+  static void expect_the_same(const Checkpoint& checkpoint) {
+    const Tensors actual = all_weights(checkpoint);
+    ASSERT_EQ(actual.size(), expected_.size());
+    for (const auto& [name, weight] : expected_) {
+      ASSERT_TRUE(actual.contains(name)) << name;
+      const Tensor& other = actual.at(name);
+      ASSERT_EQ(other.shape(), weight.shape()) << name;
+      ASSERT_EQ(std::memcmp(other.raw(), weight.raw(), weight.bytes()), 0) << name;
+    }
+  }
+
+  // The tensors of the single file whose names begin with `prefix`, the rest of the name given another one.
+  template <class F>
+  static Tensors part(const std::string& prefix, const F& renamed) {
+    const SafetensorsFile file(single_);
+    Tensors tensors;
+    for (const auto& [name, entry] : file.entries()) {
+      if (name.starts_with(prefix)) tensors[renamed(name.substr(prefix.size()))] = file.tensor(name);
+    }
+    return tensors;
+  }
+
+  static std::filesystem::path write(const std::string& name, const Tensors& tensors) {
+    const auto path = *folder_ / name;
+    write_safetensors(path, tensors);
+    return path;
+  }
+
+  static std::unique_ptr<TemporaryFolder> folder_;
+  static std::filesystem::path single_;
+  static Tensors expected_;
+};
+std::unique_ptr<TemporaryFolder> Layouts::folder_;
+std::filesystem::path Layouts::single_;
+Tensors Layouts::expected_;
+
+std::string same(const std::string& name) { return name; }
+
+TEST_F(Layouts, OfDiffusersAreTheSameModel) {
+  for (const char* layout : {"diffusers", "diffusers-fp16", "sharded"}) {
+    SCOPED_TRACE(layout);
+    const auto folder = *folder_ / layout;
+    write_synthetic_checkpoint(folder, geometry(), 1, DType::f16, parse_layout(layout));
+    expect_the_same(Checkpoint(folder));
+  }
+  EXPECT_TRUE(std::filesystem::exists(*folder_ / "diffusers-fp16" / "unet/diffusion_pytorch_model.fp16.safetensors"));
+  EXPECT_EQ(WeightFiles(*folder_ / "sharded" / "unet").files().size(), 3u);
+  EXPECT_EQ(WeightFiles(*folder_ / "sharded" / "text_encoder_2").files().size(), 2u);
+}
+
+TEST_F(Layouts, OfSeparateFilesAreTheSameModel) {
+  const auto folder = *folder_ / "separate";
+  write_synthetic_checkpoint(folder, geometry(), 1, DType::f16, ModelLayout::separate);
+  const ModelFiles all = {{},
+                          folder / "unet.safetensors",
+                          folder / "sdxl_vae.safetensors",
+                          folder / "clip_l.safetensors",
+                          folder / "clip_g.safetensors"};
+  expect_the_same(Checkpoint(all));
+  ModelFiles unet_as_model = all;
+  std::swap(unet_as_model.model, unet_as_model.unet);
+  expect_the_same(Checkpoint(unet_as_model));
+}
+
+TEST_F(Layouts, OfPartsUnderOtherNamesAreTheSameModel) {
+  const auto vae_names = [](bool old) {
+    return [map = diffusers_vae_names(std::ssize(geometry().vae.ch_mult), old)](const std::string& name) {
+      return map.theirs(name)->name;
+    };
+  };
+  const auto below = [](const std::string& prefix) { return [=](const std::string& name) { return prefix + name; }; };
+  const std::string unet = "model.diffusion_model.", vae = "first_stage_model.",
+                    clip_l = "conditioner.embedders.0.transformer.", clip_g = "conditioner.embedders.1.model.";
+  const auto prefixed = write("unet-comfy.safetensors", part(unet, below(unet)));
+  const auto old_vae = write("vae-old.safetensors", part(vae, vae_names(true)));
+  const auto new_vae = write("vae-new.safetensors", part(vae, vae_names(false)));
+  const auto open_clip_g = write("clip_g-open.safetensors", part(clip_g, same));
+  const auto plain_l = write("clip_l-plain.safetensors", part(clip_l, same));
+  const auto bare_l = write("clip_l-bare.safetensors", part(clip_l + "text_model.", same));
+  expect_the_same(Checkpoint(ModelFiles{{}, prefixed, old_vae, plain_l, open_clip_g}));
+  expect_the_same(Checkpoint(ModelFiles{{}, prefixed, new_vae, bare_l, single_}));  // a part of a whole file
+
+  Tensors as_comfy_saves = part("model.", below("model."));
+  as_comfy_saves.merge(part(vae, below(vae)));
+  as_comfy_saves.merge(part(clip_l, below("text_encoders.clip_l.transformer.")));
+  as_comfy_saves.merge(part(clip_g, below(clip_g)));
+  expect_the_same(Checkpoint(write("comfy.safetensors", as_comfy_saves)));
+}
+
+TEST_F(Layouts, AreReplacedByTheirParts) {
+  Tensors tensors = part("first_stage_model.", same);
+  tensors["decoder.conv_out.bias"] = Tensor::full({3}, 7).to(DType::f16);
+  const auto vae = write("vae-other.safetensors", tensors);
+  const Checkpoint checkpoint(ModelFiles{single_, {}, vae, {}, {}});
+  EXPECT_EQ(checkpoint.vae()->read("decoder.conv_out.bias").to(DType::f32).to_host<float>(),
+            (std::vector<float>{7, 7, 7}));
+  EXPECT_EQ(checkpoint.unet()->describe(), single_);
+  EXPECT_EQ(checkpoint.vae()->describe(), vae);
+}
+
+// Block by block what diffusers' own converters give: tests/reference/weight_names.py.
+TEST(DiffusersNames, AreThoseOfDiffusers) {
+  std::ifstream table(TESTS_DIR "/models/diffusers_names.tsv");
+  std::string line, part, single_file, diffusers;
+  std::vector<std::array<std::string, 3>> rows;
+  std::vector<std::string> unet_ours, unet_theirs;
+  for (std::getline(table, line); std::getline(table, line);) {
+    std::istringstream(line) >> part >> single_file >> diffusers;
+    rows.push_back({part, single_file, diffusers});
+    if (part == "unet") unet_ours.push_back(single_file), unet_theirs.push_back(diffusers);
+  }
+  ASSERT_EQ(rows.size(), SyntheticCheckpoint(geometry(), 0, unet_prefix).names().size() +
+                             SyntheticCheckpoint(geometry(), 0, vae_prefix).names().size());
+  const NameMap from_ours = diffusers_unet_names(UNetLevels::of_single_file(unet_ours)),
+                from_theirs = diffusers_unet_names(UNetLevels::of_diffusers(unet_theirs)),
+                vae = diffusers_vae_names(std::ssize(geometry().vae.ch_mult));
+  for (const auto& [which, ours, theirs] : rows) {
+    for (const NameMap* map : which == "unet" ? std::vector{&from_ours, &from_theirs} : std::vector{&vae}) {
+      EXPECT_EQ(map->theirs(ours).value_or(Place{}).name, theirs);
+      EXPECT_EQ(map->ours(theirs), std::vector{ours});
+    }
+  }
+}
+
+// Shards and variants of wrong or no use.
+
+TEST_F(Layouts, NameTheShardThatIsMissingOrCutShort) {
+  const auto folder = *folder_ / "damaged";
+  write_synthetic_checkpoint(folder, geometry(), 1, DType::f16, ModelLayout::sharded);
+  const auto unet = folder / "unet", shard = unet / "diffusion_pytorch_model-00002-of-00003.safetensors";
+  const auto error = [&] { return flame::testing::error_of([&] { Checkpoint{folder}; }); };
+
+  const auto bytes = std::filesystem::file_size(shard);
+  std::filesystem::resize_file(shard, bytes - 100);
+  EXPECT_TRUE(error().starts_with(shard.string() + ": the file is cut short")) << error();
+  std::filesystem::remove(shard);
+  EXPECT_EQ(error(), (unet / "diffusion_pytorch_model.safetensors.index.json").string() +
+                         ": of its 3 shards there is no diffusion_pytorch_model-00002-of-00003.safetensors beside it; "
+                         "download what is missing");
+  write_safetensors(shard, {{"other", Tensor::zeros({1})}});
+  EXPECT_NE(
+      error().find("should be in diffusion_pytorch_model-00002-of-00003.safetensors, which has none of this name"),
+      std::string::npos)
+      << error();
+  std::ofstream(unet / "diffusion_pytorch_model.safetensors.index.json") << "{}";
+  EXPECT_NE(error().find("not an index of shards"), std::string::npos) << error();
+}
+
+TEST_F(Layouts, SayWhatAFolderWithoutWeightsHas) {
+  const auto folder = *folder_ / "pickles";
+  std::filesystem::create_directories(folder / "unet");
+  const auto error = [&] { return flame::testing::error_of([&] { Checkpoint{folder}; }); };
+  EXPECT_NE(error().find("pickles/unet: there are no weights: expected diffusion_pytorch_model.safetensors"),
+            std::string::npos)
+      << error();
+  std::ofstream(folder / "unet/diffusion_pytorch_model.bin") << "x";
+  EXPECT_NE(error().find("the weights are in PyTorch's format (diffusion_pytorch_model.bin)"), std::string::npos);
+  std::filesystem::remove_all(folder / "unet");
+  EXPECT_NE(error().find("there is no unet/"), std::string::npos) << error();
+  std::ofstream(folder / "model_index.json") << R"({"_class_name": "FluxPipeline"})";
+  EXPECT_NE(error().find("its model_index.json says \"FluxPipeline\""), std::string::npos) << error();
+}
+
+}  // namespace
+}  // namespace eri
