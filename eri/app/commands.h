@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "eri/models/checkpoint.h"
 #include "flame/core/dtype.h"
 #include "flame/device/device.h"
 
@@ -31,7 +32,9 @@ struct Machine {
   flame::DType chosen_dtype() const;
 };
 
-// `--model FILE`, also under kohya's name.
-CLI::Option* add_model(CLI::App& command, std::string& model);
+// `--model`, also under kohya's name, and the options for its parts.
+void add_model(CLI::App& command, ModelFiles& model);
+// The model that they name; prints what it predicts, and why.
+Checkpoint open_model(const ModelFiles& model);
 
 }  // namespace eri

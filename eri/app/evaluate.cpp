@@ -10,7 +10,8 @@ namespace eri {
 namespace {
 
 struct Arguments {
-  std::string model, lora, folder, caption_extension = ".txt", resolution = "1024";
+  ModelFiles model;
+  std::string lora, folder, caption_extension = ".txt", resolution = "1024";
   Machine machine;
 };
 
@@ -21,7 +22,7 @@ void run(const Arguments& arguments) {
   const ImageDataset dataset = scan_folder(arguments.folder, {.width = config.resolution.width,
                                                               .height = config.resolution.height,
                                                               .caption_extension = arguments.caption_extension});
-  const auto family = load_sdxl(Checkpoint(arguments.model), arguments.machine.chosen_device(),
+  const auto family = load_sdxl(open_model(arguments.model), arguments.machine.chosen_device(),
                                 arguments.machine.chosen_dtype(), arguments.machine.no_half_vae);
   family->load_network();
   if (!arguments.lora.empty())

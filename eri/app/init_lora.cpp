@@ -7,7 +7,8 @@ namespace eri {
 
 void add_init_lora(CLI::App& app) {
   struct Arguments {
-    std::string model, output;
+    ModelFiles model;
+    std::string output;
     LoraOptions options;
     bool text_encoders = false;
   };

@@ -91,10 +91,30 @@ flame::DType Machine::chosen_dtype() const try {
   flame::fail("--dtype: ", error.what());
 }
 
-CLI::Option* add_model(CLI::App& command, std::string& model) {
-  return command.add_option("--model,--pretrained_model_name_or_path", model, "SDXL checkpoint, a .safetensors file")
-      ->type_name("FILE")
-      ->required();
+void add_model(CLI::App& command, ModelFiles& model) {
+  const auto add = [&](const char* flags, std::filesystem::path& path, const char* help) {
+    command.add_option(flags, path, help)->type_name("FILE")->group("Model");
+  };
+  add("--model,--pretrained_model_name_or_path", model.model,
+      "an SDXL model: a .safetensors file or a diffusers folder");
+  add("--unet", model.unet, "a UNet in a file or folder of its own, in place of the model's");
+  add("--vae", model.vae, "a VAE, such as sdxl_vae.safetensors");
+  add("--clip_l", model.clip_l, "the text encoder CLIP-L, such as clip_l.safetensors");
+  add("--clip_g", model.clip_g, "the text encoder CLIP-G, such as clip_g.safetensors");
+  const auto add_switch = [&](const char* flag, std::optional<bool>& value, const char* help) {
+    command.add_option(flag, value, help)->type_name("BOOL")->expected(0, 1)->default_str("true")->group("Model");
+  };
+  add_switch("--v_parameterization", model.v_parameterization,
+             "the model predicts v, or (false) does not; otherwise as the checkpoint says");
+  add_switch("--zero_terminal_snr", model.zero_terminal_snr,
+             "its last step is noise alone, or (false) is not; otherwise as the checkpoint says");
+}
+
+Checkpoint open_model(const ModelFiles& model) {
+  if (model.model.empty() && model.unet.empty()) flame::fail("there is no model: give one with --model FILE");
+  Checkpoint checkpoint(model);
+  std::cout << "the model " << checkpoint.parametrization().sentence() << std::endl;
+  return checkpoint;
 }
 
 namespace {

@@ -1,4 +1,3 @@
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <future>
@@ -8,13 +7,15 @@
 #include "eri/diffusion/sigma_schedules.h"
 #include "eri/sampling/parameters_text.h"
 #include "eri/sampling/sdxl_sampler.h"
+#include "eri/train/start_report.h"
 #include "flame/core/error.h"
 
 namespace eri {
 namespace {
 
 struct Arguments {
-  std::string model, file, output = "sample.png", sheet, noise = "philox";
+  ModelFiles model;
+  std::string file, output = "sample.png", sheet, noise = "philox";
   std::vector<std::string> prompts, loras;
   SampleRequest request;
   int images_per_prompt = 1, batch_size = 1;
@@ -78,8 +79,9 @@ size_t batch_at(const std::vector<SampleRequest>& requests, size_t first, int mo
 
 SDXLSampler load(const Arguments& arguments) {
   const flame::Device device = arguments.machine.chosen_device();
-  const auto begin = std::chrono::steady_clock::now();
-  SDXLSampler sampler(Checkpoint(arguments.model), device, arguments.machine.chosen_dtype(), arguments.cuda_graph,
+  StartReport report;
+  const Checkpoint checkpoint = open_model(arguments.model);
+  SDXLSampler sampler(checkpoint, device, arguments.machine.chosen_dtype(), arguments.cuda_graph,
                       arguments.machine.no_half_vae);
   for (const std::string& lora : arguments.loras) {
     const auto [file, strength] = parse_lora(lora);
@@ -87,7 +89,8 @@ SDXLSampler load(const Arguments& arguments) {
   }
   sampler.prepare();
   flame::synchronize(device);
-  std::printf("loaded in %.2f s\n", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  report.lap("model");
+  std::cout << report.loaded(checkpoint.bytes()) << std::endl;
   return sampler;
 }
 
@@ -120,6 +123,11 @@ void save_sheet(const Arguments& arguments, const std::vector<flame::Image>& pic
   std::printf("%s  all of them\n", arguments.sheet.c_str());
 }
 
+// What a picture says it was made with.
+std::string name_of(const ModelFiles& model) {
+  return (model.model.empty() ? model.unet : model.model).stem().string();
+}
+
 std::vector<UsedLora> used_loras(const Arguments& arguments) {
   std::vector<UsedLora> used;
   for (const std::string& lora : arguments.loras) {
@@ -142,7 +150,7 @@ void run(const Arguments& arguments) {
 
   SDXLSampler sampler = load(arguments);
   const std::vector<UsedLora> loras = used_loras(arguments);
-  const std::string model = std::filesystem::path(arguments.model).stem().string();
+  const std::string model = name_of(arguments.model);
   std::vector<flame::Image> all;
   std::future<void> saving;  // of the pictures before, while the next ones are drawn
   for (size_t first = 0; first < requests.size();) {

@@ -56,7 +56,9 @@ void add_train(CLI::App& app) {
         flags, [arguments, &key](const std::string& value) { arguments->flags.emplace_back(&key, value); }, key.help);
     option->group(key.group)->type_name(type_name(key));
     option->default_str(value_of(defaults, key))->run_callback_for_default(false);
-    if (std::holds_alternative<bool TrainConfig::*>(key.member)) option->expected(0, 1)->default_str("true");
+    const bool is_switch = std::holds_alternative<bool TrainConfig::*>(key.member) ||
+                           std::holds_alternative<std::optional<bool> TrainConfig::*>(key.member);
+    if (is_switch) option->expected(0, 1)->default_str("true");
   }
   command->callback([arguments] { run(*arguments); });
 }

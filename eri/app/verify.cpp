@@ -10,7 +10,8 @@ namespace eri {
 namespace {
 
 struct Arguments {
-  std::string lora, model;
+  std::string lora;
+  ModelFiles model;
 };
 
 void run(const Arguments& arguments) {

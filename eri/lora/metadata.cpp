@@ -77,6 +77,26 @@ Metadata describe(const LoRA& lora, const std::string& title) {
           {"modelspec.title", title}};
 }
 
+// ss_NAME_name, ss_NAME_hash and ss_new_NAME_hash.
+Metadata file_metadata(const std::filesystem::path& path, const std::string& name) {
+  const auto trimmed = path.has_filename() ? path : path.parent_path();  // of "folder/"
+  Metadata metadata = {{"ss_" + name + "_name", trimmed.filename().string()}};
+  if (std::filesystem::is_directory(path)) return metadata;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) flame::fail("cannot open ", path.string());
+  Sha256 all, legacy;
+  std::string block(kLegacyEnd - kLegacyBegin, '\0');  // one block is exactly what the short hash is of
+  for (size_t at = 0; file; at += block.size()) {
+    file.read(block.data(), static_cast<std::streamsize>(block.size()));
+    all.add(block.data(), static_cast<size_t>(file.gcount()));
+    if (at == kLegacyBegin) legacy.add(block.data(), static_cast<size_t>(file.gcount()));
+  }
+  if (file.bad()) flame::fail("cannot read ", path.string());
+  metadata["ss_" + name + "_hash"] = legacy.hex().substr(0, kLegacyDigits);
+  metadata["ss_new_" + name + "_hash"] = all.hex();
+  return metadata;
+}
+
 }  // namespace
 
 Metadata lora_metadata(const LoRA& lora, const Tensors& tensors, const std::string& title, const Metadata& about) {
@@ -87,20 +107,10 @@ Metadata lora_metadata(const LoRA& lora, const Tensors& tensors, const std::stri
   return metadata;
 }
 
-Metadata base_model_metadata(const std::filesystem::path& checkpoint) {
-  std::ifstream file(checkpoint, std::ios::binary);
-  if (!file) flame::fail("cannot open ", checkpoint.string());
-  Sha256 all, legacy;
-  std::string block(kLegacyEnd - kLegacyBegin, '\0');  // one block is exactly what the short hash is of
-  for (size_t at = 0; file; at += block.size()) {
-    file.read(block.data(), static_cast<std::streamsize>(block.size()));
-    all.add(block.data(), static_cast<size_t>(file.gcount()));
-    if (at == kLegacyBegin) legacy.add(block.data(), static_cast<size_t>(file.gcount()));
-  }
-  if (file.bad()) flame::fail("cannot read ", checkpoint.string());
-  return {{"ss_sd_model_name", checkpoint.filename().string()},
-          {"ss_sd_model_hash", legacy.hex().substr(0, kLegacyDigits)},
-          {"ss_new_sd_model_hash", all.hex()}};
+Metadata base_model_metadata(const ModelFiles& files) {
+  Metadata metadata = file_metadata(files.model.empty() ? files.unet : files.model, "sd_model");
+  if (!files.vae.empty()) metadata.merge(file_metadata(files.vae, "vae"));
+  return metadata;
 }
 
 std::string python_text(double value) {

@@ -109,25 +109,48 @@ void check_part(const fs::path& path, const WeightFiles& files, Part part) {
 // Marker tensors, as ComfyUI reads them.
 std::optional<Parametrization> from_markers(const WeightFiles& files) {
   if (!files.entries().contains("v_pred")) return std::nullopt;
-  const bool zero_terminal = files.entries().contains("ztsnr");
-  return Parametrization{true, zero_terminal,
-                         text(zero_terminal ? "marker tensors v_pred and ztsnr in " : "marker tensor v_pred in ",
-                              files.path().filename().string())};
+  const auto reason = [&](const char* marker) {
+    return text("marker tensor ", marker, " in ", files.path().filename().string());
+  };
+  return Parametrization{true, files.entries().contains("ztsnr"), reason("v_pred"), reason("ztsnr")};
 }
 
 // scheduler/scheduler_config.json of a diffusers folder.
-std::optional<Parametrization> from_scheduler(const fs::path& folder) try {
+std::optional<Parametrization> from_scheduler(const fs::path& folder) {
   const fs::path path = folder / "scheduler" / "scheduler_config.json";
   std::ifstream file(path);
   if (!file) return std::nullopt;
-  const auto config = nlohmann::json::parse(file);
-  const std::string type = config.value("prediction_type", "epsilon");
-  if (type != "epsilon" && type != "v_prediction")
-    fail(path.string(), ": prediction_type is '", type,
-         "', expected epsilon or v_prediction; other models cannot be trained");
-  return Parametrization{type == "v_prediction", config.value("rescale_betas_zero_snr", false), path.string()};
-} catch (const nlohmann::json::exception& error) {
-  fail(folder.string(), "/scheduler/scheduler_config.json: ", error.what(), "; download it again");
+  try {
+    const auto config = nlohmann::json::parse(file);
+    const std::string type = config.value("prediction_type", "epsilon");
+    if (type != "epsilon" && type != "v_prediction")
+      fail(path.string(), ": prediction_type is '", type, "', expected epsilon or v_prediction; give a model with one");
+    return Parametrization{type == "v_prediction", config.value("rescale_betas_zero_snr", false),
+                           "prediction_type in " + path.string(), "rescale_betas_zero_snr in " + path.string()};
+  } catch (const nlohmann::json::exception& error) {
+    fail(path.string(), ": ", error.what(), "; download it again");
+  }
+}
+
+const char* option_text(bool value, const char* yes, const char* no) { return value ? yes : no; }
+
+Parametrization chosen(const ModelFiles& files, const std::optional<Parametrization>& said) {
+  constexpr const char* silent = "nothing in the checkpoint says otherwise";
+  Parametrization result = said.value_or(Parametrization{false, false, silent, silent});
+  if (files.v_parameterization) {
+    result.v_prediction = *files.v_parameterization;
+    result.v_reason = option_text(result.v_prediction, "--v_parameterization", "--v_parameterization false");
+    if (!result.v_prediction && !files.zero_terminal_snr) result.zero_terminal_snr = false;
+  }
+  if (files.zero_terminal_snr) {
+    result.zero_terminal_snr = *files.zero_terminal_snr;
+    result.snr_reason = option_text(result.zero_terminal_snr, "--zero_terminal_snr", "--zero_terminal_snr false");
+  }
+  if (result.zero_terminal_snr && !result.v_prediction)
+    fail("zero terminal SNR (", result.snr_reason, ") needs a model that predicts v, this one predicts epsilon (",
+         result.v_reason, "): the last step is noise alone, which says nothing of the picture; give ",
+         "--v_parameterization, or --zero_terminal_snr false");
+  return result;
 }
 
 }  // namespace
@@ -159,8 +182,14 @@ Checkpoint::Checkpoint(const ModelFiles& files) : paths_(files) {
   clip_g_ = find(Part::clip_g, files.clip_g);
 
   std::optional<Parametrization> said = unet_ ? from_markers(*unet_) : std::nullopt;
-  if (!said && is_folder) said = from_scheduler(files.model);
-  parametrization_ = said.value_or(Parametrization{false, false, "nothing in the checkpoint says otherwise"});
+  if (!said && is_folder && files.unet.empty()) said = from_scheduler(files.model);
+  parametrization_ = chosen(files, said);
+}
+
+std::string Parametrization::sentence() const {
+  std::string result = text("predicts ", v_prediction ? "v" : "epsilon", " (", v_reason, ")");
+  if (v_prediction) result += text(zero_terminal_snr ? ", zero" : ", no zero", " terminal SNR (", snr_reason, ")");
+  return result;
 }
 
 std::shared_ptr<const WeightSource> Checkpoint::unet() const { return source(unet_, Part::unet, paths_); }

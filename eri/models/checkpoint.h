@@ -10,12 +10,16 @@ namespace eri {
 // that it lacks. A part may be a file of that part alone, or one that has it among others, or a folder with either.
 struct ModelFiles {
   std::filesystem::path model, unet, vae, clip_l, clip_g;
+  std::optional<bool> v_parameterization = {}, zero_terminal_snr = {};  // win over what the checkpoint says
 };
 
-// What a UNet predicts, and on which noise schedule, as its checkpoint says.
+// What a UNet predicts, and on which noise schedule.
 struct Parametrization {
   bool v_prediction = false, zero_terminal_snr = false;
-  std::string reason;  // for people: what says so
+  std::string v_reason, snr_reason;  // who says so
+
+  // "predicts v (marker tensor v_pred in x.safetensors), zero terminal SNR (--zero_terminal_snr)"
+  std::string sentence() const;
 };
 
 // An SDXL model in any layout that people have it in, under one layout's names. Opening maps the files and throws one

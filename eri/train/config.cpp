@@ -24,7 +24,15 @@ constexpr const char *model_group = "Model and pictures", *network_group = "LoRA
 
 constexpr ConfigKey keys[] = {
     {"pretrained_model_name_or_path", &TrainConfig::pretrained_model_name_or_path, model_group,
-     "the SDXL checkpoint to train on, a .safetensors file; --model for short"},
+     "the SDXL model to train on, a .safetensors file or a diffusers folder; --model for short"},
+    {"unet", &TrainConfig::unet, model_group, "a UNet in a file or folder of its own, in place of the model's"},
+    {"vae", &TrainConfig::vae, model_group, "a VAE, such as sdxl_vae.safetensors"},
+    {"clip_l", &TrainConfig::clip_l, model_group, "the text encoder CLIP-L, such as clip_l.safetensors"},
+    {"clip_g", &TrainConfig::clip_g, model_group, "the text encoder CLIP-G, such as clip_g.safetensors"},
+    {"v_parameterization", &TrainConfig::v_parameterization, model_group,
+     "the model predicts v, or not; auto: as the checkpoint says"},
+    {"zero_terminal_snr", &TrainConfig::zero_terminal_snr, model_group,
+     "its last step is noise alone, or not; auto: as the checkpoint says"},
     {"train_data_dir", &TrainConfig::train_data_dir, model_group,
      "folder of pictures (JPEG, PNG, WebP), each with its caption in a text file of the same name"},
     {"caption_extension", &TrainConfig::caption_extension, model_group, "ending of the caption files"},
@@ -168,6 +176,11 @@ void read_value(const toml::node& node, const ConfigKey& key, TrainConfig& confi
                    if (node.is_string()) return set_value(config, key, **node.as_string());
                    fail(key.name, ": expected 1024 or \"1024,768\", got ", kind_of(node));
                  },
+                 [&](std::optional<bool> TrainConfig::*member) {
+                   if (node.is_string()) return set_value(config, key, **node.as_string());
+                   if (!node.is_boolean()) fail(key.name, ": expected true, false or \"auto\", got ", kind_of(node));
+                   config.*member = **node.as_boolean();
+                 },
              },
              key.member);
 }
@@ -224,6 +237,9 @@ void set_value(TrainConfig& config, const ConfigKey& key, std::string_view value
           [&](double TrainConfig::*member) { config.*member = parse_number<double>(key, value, "a number"); },
           [&](bool TrainConfig::*member) { config.*member = parse_bool(key, value); },
           [&](Resolution TrainConfig::*member) { config.*member = parse_resolution(key, value); },
+          [&](std::optional<bool> TrainConfig::*member) {
+            config.*member = value == "auto" ? std::nullopt : std::optional(parse_bool(key, value));
+          },
       },
       key.member);
 }
@@ -237,6 +253,10 @@ std::string value_of(const TrainConfig& config, const ConfigKey& key) {
                         [&](Resolution TrainConfig::*member) {
                           const auto& [width, height] = config.*member;
                           return width == height ? text(width) : text(width, ",", height);
+                        },
+                        [&](std::optional<bool> TrainConfig::*member) {
+                          const std::optional<bool>& value = config.*member;
+                          return std::string(!value ? "auto" : *value ? "true" : "false");
                         },
                     },
                     key.member);
@@ -273,6 +293,16 @@ flame::DType compute_dtype(std::string_view name, flame::Device device) {
   fail("expected auto, no (f32), fp16 or bf16, got '", name, "'");
 }
 
+ModelFiles model_files(const TrainConfig& config) {
+  return {config.pretrained_model_name_or_path,
+          config.unet,
+          config.vae,
+          config.clip_l,
+          config.clip_g,
+          config.v_parameterization,
+          config.zero_terminal_snr};
+}
+
 size_t buffer_limit(double max_vram) {
   if (max_vram == 0) return 0;
   if (!(max_vram > driver_gib))
@@ -285,7 +315,7 @@ const char* mixed_precision_name(flame::DType dtype) {
 }
 
 const char* type_name(const ConfigKey& key) {
-  constexpr const char* names[] = {"TEXT", "INT", "NUMBER", "BOOL", "SIZE"};
+  constexpr const char* names[] = {"TEXT", "INT", "NUMBER", "BOOL", "SIZE", "BOOL"};
   return names[key.member.index()];
 }
 
@@ -300,7 +330,9 @@ void validate(const TrainConfig& config) {
   const auto not_negative = [&](const char* name, double value) {
     check(value >= 0 && std::isfinite(value), name, ": expected 0 or more, got ", value);
   };
-  check(!config.pretrained_model_name_or_path.empty(),
+  const bool all_parts =
+      !config.unet.empty() && !config.vae.empty() && !config.clip_l.empty() && !config.clip_g.empty();
+  check(!config.pretrained_model_name_or_path.empty() || all_parts,
         "pretrained_model_name_or_path: missing; give an SDXL checkpoint, for instance --model sdxl.safetensors");
   check(!config.train_data_dir.empty(), "train_data_dir: missing; give the folder with your pictures and captions");
   check(!config.output_name.empty() && config.output_name.find('/') == std::string::npos,

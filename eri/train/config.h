@@ -10,6 +10,7 @@
 
 #include "eri/diffusion/diffusion_loss.h"
 #include "eri/diffusion/training_noise.h"
+#include "eri/models/checkpoint.h"
 #include "flame/core/dtype.h"
 #include "flame/device/device.h"
 
@@ -21,7 +22,8 @@ struct Resolution {
 
 // What a training run is told, under kohya's names. A relative path is relative to the working directory.
 struct TrainConfig {
-  std::string pretrained_model_name_or_path;
+  std::string pretrained_model_name_or_path, unet, vae, clip_l, clip_g;
+  std::optional<bool> v_parameterization, zero_terminal_snr;  // none: as the checkpoint says
   std::string train_data_dir;
   std::string caption_extension = ".txt";
   Resolution resolution;
@@ -83,6 +85,8 @@ NoiseOptions noise_options(const TrainConfig& config);
 flame::DType compute_dtype(std::string_view name, flame::Device device);
 const char* mixed_precision_name(flame::DType dtype);  // kohya's
 
+ModelFiles model_files(const TrainConfig& config);
+
 // What of a GPU's memory is not ours to share out: the driver's context, the libraries' kernels, captured steps. 0.71
 // GiB on an H100 while it trains SDXL.
 inline constexpr double driver_gib = 0.75;
@@ -93,7 +97,7 @@ size_t buffer_limit(double max_vram);
 // One key: what TOML, the command line, the help and a saved run know about it.
 struct ConfigKey {
   using Member = std::variant<std::string TrainConfig::*, int64_t TrainConfig::*, double TrainConfig::*,
-                              bool TrainConfig::*, Resolution TrainConfig::*>;
+                              bool TrainConfig::*, Resolution TrainConfig::*, std::optional<bool> TrainConfig::*>;
   const char* name;
   Member member;
   const char* group;

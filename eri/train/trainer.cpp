@@ -141,7 +141,7 @@ Trainer::Trainer(const TrainConfig& config)
 
 // Looks at all pictures while the encoders are loaded; what is wrong with the pictures is said first.
 void Trainer::read_pictures_and_encoders(flame::Device device) {
-  const fs::path base = config_.pretrained_model_name_or_path;
+  const ModelFiles base = model_files(config_);
   std::future<ImageDataset> pictures = std::async(std::launch::async, [this, threads = flame::threads()] {
     flame::set_threads(threads);  // OpenMP has a number for each thread that asks
     return scan_folder(config_.train_data_dir, {.width = config_.resolution.width,
@@ -149,7 +149,10 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
                                                 .caption_extension = config_.caption_extension});
   });
   try {
-    family_ = load_sdxl(Checkpoint(base), device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae);
+    const Checkpoint checkpoint(base);
+    checkpoint_bytes_ = checkpoint.bytes();
+    notices_.push_back("the model " + checkpoint.parametrization().sentence());
+    family_ = load_sdxl(checkpoint, device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae);
     flame::synchronize(device);
   } catch (...) {
     pictures.get();
@@ -167,7 +170,7 @@ void Trainer::encode_all() {
     if (side % family_->size_multiple() != 0)
       fail("resolution: this model takes multiples of ", family_->size_multiple(), ", got ", side);
   }
-  notices_ = dataset_.notices();
+  for (const std::string& notice : dataset_.notices()) notices_.push_back(notice);
   for (const Sample& sample : dataset_.samples()) {
     if (const size_t cut = family_->tokens_cut(sample.caption))
       notices_.push_back(text(sample.name, ": the last ", cut, " tokens of its caption do not fit into 75, not used"));
@@ -199,7 +202,7 @@ void Trainer::run(const std::atomic<bool>& stop) {
   for (const std::string& notice : notices_) log.say(notice);
   log.say(text(dataset_.size(), " pictures, ", lora_.lora().modules().size(), " modules of rank ", config_.network_dim,
                ", ", lora_.parameters().numel(), " trainable parameters"));
-  if (family_->device().is_cuda()) log.say(start_.loaded(fs::file_size(config_.pretrained_model_name_or_path)));
+  log.say(start_.loaded(checkpoint_bytes_));
   const auto show = [&](bool all) {
     for (const StepResult& result : train_step_->results(all)) log.step(result);
   };
@@ -279,6 +282,10 @@ void Trainer::resume(const fs::path& folder) {
   // What decides the numbers must be as it was, or going on would be another run.
   for (const ConfigKey& key : config_keys()) {
     static const std::set<std::string_view> free = {"pretrained_model_name_or_path",
+                                                    "unet",
+                                                    "vae",
+                                                    "clip_l",
+                                                    "clip_g",
                                                     "train_data_dir",
                                                     "output_dir",
                                                     "output_name",

@@ -50,6 +50,7 @@ class Trainer {
   ImageDataset dataset_;
   BatchOrder order_;
   std::vector<std::string> notices_;  // for people
+  size_t checkpoint_bytes_ = 0;       // of the base model's files
   std::unique_ptr<CachedDataset> cache_;
   std::unique_ptr<Previews> previews_;  // where the configuration asks for some
   DiffusionLoss loss_;

@@ -58,7 +58,7 @@ TEST_F(LoraFile, HasTheBytesOfSdScripts) {
   const flame::SafetensorsFile file(path());
   EXPECT_EQ(file.metadata().at("sshs_model_hash"), "0f24f7bde327b663a7d08ba6103a05adec1bb788fb3e585b29fc4e3dc3f6b1cc");
   EXPECT_EQ(file.metadata().at("sshs_legacy_hash"), "f0b7463b");
-  const flame::Metadata as_base = base_model_metadata(path());
+  const flame::Metadata as_base = base_model_metadata({path(), {}, {}, {}, {}});
   EXPECT_EQ(as_base.at("ss_new_sd_model_hash"), "84b551e82ab8ae4b57efca952c479590a5d72976c4daa6a321f2a9a55f4da2af");
   EXPECT_EQ(as_base.at("ss_sd_model_hash"), "3203d383");
   EXPECT_EQ(as_base.at("ss_sd_model_name"), "reference.safetensors");
