@@ -112,7 +112,8 @@ std::optional<Parametrization> from_markers(const WeightFiles& files) {
   const auto reason = [&](const char* marker) {
     return text("marker tensor ", marker, " in ", files.path().filename().string());
   };
-  return Parametrization{true, files.entries().contains("ztsnr"), reason("v_pred"), reason("ztsnr")};
+  const bool zero_terminal = files.entries().contains("ztsnr");
+  return Parametrization{true, zero_terminal, reason("v_pred"), (zero_terminal ? "" : "no ") + reason("ztsnr")};
 }
 
 // scheduler/scheduler_config.json of a diffusers folder.

@@ -1,5 +1,4 @@
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <fstream>
@@ -40,10 +39,6 @@ Inputs inputs(int64_t n) {
 }
 
 Tensor predict(const Inputs& in) { return unet()(in.x, in.t, in.context, in.pooled, in.time_ids); }
-
-std::filesystem::path temporary() {
-  return std::filesystem::temp_directory_path() / ("models_test-" + std::to_string(getpid()) + ".safetensors");
-}
 
 // A checkpoint's part with one tensor changed or taken away.
 class Damaged : public WeightSource {
@@ -156,36 +151,6 @@ TEST(Checkpoint, NamesAMisshapenTensorInFull) {
             "checkpoint " + kModel +
                 ": tensor conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_weight (its k) has shape "
                 "[128, 64], expected [128, 128]");
-}
-
-TEST(Checkpoint, SaysWhatAFileIsThatIsNoBaseModel) {
-  const auto opened = [](const std::string& tensor, const Shape& shape) {
-    const auto path = temporary();
-    write_safetensors(path, {{tensor, Tensor::zeros(shape)}});
-    const std::string error = error_of([&] { Checkpoint{path}; });
-    std::filesystem::remove(path);
-    return error.substr(error.find(": ") + 2);
-  };
-  const std::string no_base = ", not an SDXL base model; ", give_one = "give one, such as sd_xl_base_1.0.safetensors",
-                    and_lora = "give a base model as --model, and this with --lora";
-  EXPECT_EQ(opened("lora_unet_out_2.lora_down.weight", {4, 4}), "this is a LoRA" + no_base + and_lora);
-  EXPECT_EQ(opened("unet.mid.to_k.lora_A.weight", {4, 4}), "this is a LoRA" + no_base + and_lora);
-  EXPECT_EQ(opened("cond_stage_model.transformer.x", {4}), "this is a Stable Diffusion 1 model" + no_base + give_one);
-  EXPECT_EQ(opened("conditioner.embedders.0.model.ln_final.bias", {4}),
-            "this is the SDXL refiner" + no_base + give_one);
-  EXPECT_EQ(opened("model.diffusion_model.input_blocks.0.0.weight", {320, 9, 3, 3}),
-            "this is a UNet for inpainting (9 channels go in, 4 into a base model's)" + no_base + give_one);
-}
-
-TEST(Checkpoint, SaysWhichPartIsMissing) {
-  const auto path = temporary();
-  write_safetensors(path, {{"model.diffusion_model.input_blocks.0.0.weight", Tensor::zeros({4, 4, 3, 3})},
-                           {"model.diffusion_model.label_emb.0.0.weight", Tensor::zeros({4, 4})}});
-  EXPECT_NE(error_of([&] {
-              VAE::from_safetensors(path);
-            }).find(" has no VAE: give one with --vae, such as sdxl_vae.safetensors"),
-            std::string::npos);
-  std::filesystem::remove(path);
 }
 
 TEST(OpenClip, TakesQKVFromRowsAndTurnsTheProjection) {
