@@ -19,6 +19,7 @@ void add_verify(CLI::App& app);
 void add_init_lora(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_doctor(CLI::App& app);
+void add_inspect(CLI::App& app);
 
 // `--device` and what goes with it, the same in every command that computes.
 struct Machine {

@@ -1,5 +1,6 @@
 #include "eri/models/checkpoint.h"
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -92,6 +93,11 @@ void check_part(const fs::path& path, const WeightFiles& files, Part part) {
        ", such as ", example);
 }
 
+bool has_safetensors(const fs::path& folder) {
+  const auto is_one = [](const fs::directory_entry& file) { return file.path().extension() == ".safetensors"; };
+  return std::any_of(fs::directory_iterator(folder), fs::directory_iterator(), is_one);
+}
+
 // A folder without a UNet: what it is, if it says so.
 [[noreturn]] void refuse_folder(const fs::path& folder) {
   std::ifstream index(folder / "model_index.json");
@@ -166,7 +172,7 @@ Checkpoint::Checkpoint(const ModelFiles& files) : paths_(files) {
   const bool is_folder = fs::is_directory(files.model) && fs::exists(files.model / "unet");
   std::optional<WeightFiles> single;
   if (!is_folder && !files.model.empty()) {
-    if (fs::is_directory(files.model)) refuse_folder(files.model);
+    if (fs::is_directory(files.model) && !has_safetensors(files.model)) refuse_folder(files.model);
     check_base(files.model, single.emplace(open(files.model)));
   }
   const auto find = [&](Part part, const fs::path& own) -> std::optional<WeightFiles> {

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "eri/models/checkpoint.h"
+#include "eri/models/inventory.h"
 #include "eri/models/synthetic.h"
 #include "eri/models/text_conditioning.h"
 #include "eri/models/unet.h"
@@ -150,6 +151,25 @@ TEST_F(Layouts, AreReplacedByTheirParts) {
             (std::vector<float>{7, 7, 7}));
   EXPECT_EQ(checkpoint.unet()->describe(), single_);
   EXPECT_EQ(checkpoint.vae()->describe(), vae);
+}
+
+TEST_F(Layouts, AreCounted) {
+  const auto folder = *folder_ / "sharded";  // ctest runs each test in a process of its own
+  write_synthetic_checkpoint(folder, geometry(), 1, DType::f16, ModelLayout::sharded);
+  for (const auto& [path, files, clip_g] : {std::tuple{single_, 1u, 6'945'537}, {folder, 7u, 6'945'536}}) {
+    const Inventory inventory = inventory_of(path);
+    EXPECT_EQ(inventory.kind.id, "sdxl");
+    EXPECT_EQ(inventory.files.size(), files);
+    EXPECT_EQ(inventory.parts.at("UNet").parameters, 9'643'844);
+    EXPECT_EQ(inventory.parts.at("VAE").parameters, 1'732'679);
+    EXPECT_EQ(inventory.parts.at("text encoder CLIP-L").parameters, 3'317'120);
+    EXPECT_EQ(inventory.parts.at("text encoder CLIP-G").parameters, clip_g);  // a single file has logit_scale
+    EXPECT_EQ(inventory.whole.precisions, (std::map<std::string, int64_t>{{"F16", inventory.whole.parameters}}));
+    EXPECT_TRUE(inventory.parametrization.starts_with("predicts epsilon"));
+    EXPECT_EQ(inventory.metadata.at("format"), "pt");
+  }
+  EXPECT_EQ(inventory_of(folder / "vae").kind.id, "vae");
+  EXPECT_EQ(inventory_of(folder / "unet").parts.at("UNet").tensors, 618);
 }
 
 // Block by block what diffusers' own converters give: tests/reference/weight_names.py.

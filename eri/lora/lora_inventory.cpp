@@ -1,0 +1,131 @@
+#include "eri/lora/lora_inventory.h"
+
+#include <cmath>
+#include <optional>
+#include <regex>
+
+#include "flame/ops/matmul.h"
+#include "flame/ops/pointwise.h"
+
+namespace eri {
+namespace {
+
+using flame::DType;
+using flame::Tensor;
+
+// How the names of a module's factors end.
+struct Endings {
+  std::string_view down, up;
+};
+constexpr Endings endings[] = {
+    {".lora_down.weight", ".lora_up.weight"},
+    {".lora_A.weight", ".lora_B.weight"},
+    {".lora_A.default.weight", ".lora_B.default.weight"},
+    {".lora.down.weight", ".lora.up.weight"},
+    {"_lora.down.weight", "_lora.up.weight"},
+    {".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"},
+};
+
+// How the names of a scheme's UNet modules begin.
+struct Scheme {
+  const char *begin, *name;
+};
+const Scheme schemes[] = {
+    {"lora_unet_(input|middle|output)_block", "kohya's, with a single file's block numbers"},
+    {"lora_unet_(down|mid|up)_block", "kohya's, with diffusers' block numbers"},
+    {"lycoris_", "LyCORIS'"},
+    {"diffusion_model\\.", "ComfyUI's generic"},
+    {"base_model\\.model\\.", "PEFT's own"},
+    {"unet\\..*\\.lora_A\\.", "PEFT's, as diffusers saves it"},
+    {"unet\\.", "diffusers' before PEFT"},
+    {"lora_te", "kohya's, text encoders only"},
+};
+
+std::string naming_of(const WeightFiles::Entries& entries) {
+  for (const auto& [begin, name] : schemes) {
+    const std::regex pattern(begin);
+    for (const auto& [tensor, entry] : entries) {
+      if (std::regex_search(tensor, pattern, std::regex_constants::match_continuous)) return name;
+    }
+  }
+  return "unknown";
+}
+
+std::string block_of(const std::string& module) {
+  static const std::regex encoder("^(lora_te1_|text_encoder\\.|text_encoders\\.clip_l\\.)"),
+      encoder_2("^(lora_te2_|text_encoder_2\\.|text_encoders\\.clip_g\\.)"),
+      numbered("(input_blocks|output_blocks|down_blocks|up_blocks)[._]([0-9]+)"), middle("(middle_block|mid_block)");
+  std::smatch match;
+  if (std::regex_search(module, encoder)) return "text encoder CLIP-L";
+  if (std::regex_search(module, encoder_2)) return "text encoder CLIP-G";
+  if (std::regex_search(module, match, numbered)) return match.str(1) + "." + match.str(2);
+  if (std::regex_search(module, match, middle)) return match.str(1);
+  return "other";
+}
+
+// |up down| without the product: the sum of (up' up) * (down down').
+double norm_of_product(const Tensor& up, const Tensor& down) {
+  const int64_t rank = down.dim(0);
+  const Tensor a = down.to(DType::f32).view({rank, down.numel() / rank}),
+               b = up.to(DType::f32).view({up.numel() / rank, rank});
+  const Tensor product = a.matmul(a.permute({1, 0})) * b.permute({1, 0}).matmul(b);
+  double sum = 0;
+  for (const float value : product.to_host<float>()) sum += value;
+  return std::sqrt(std::max(sum, 0.0));
+}
+
+struct Factors {
+  std::string module, up;
+};
+std::optional<Factors> factors_of(const std::string& down) {
+  for (const Endings& ending : endings) {
+    if (!down.ends_with(ending.down)) continue;
+    const std::string module = down.substr(0, down.size() - ending.down.size());
+    return Factors{module, module + std::string(ending.up)};
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+int64_t LoraInventory::modules() const {
+  int64_t sum = 0;
+  for (const auto& [name, block] : blocks) sum += block.modules;
+  return sum;
+}
+
+double LoraInventory::effect() const {
+  double squares = 0;
+  for (const auto& [name, block] : blocks) squares += block.effect * block.effect;
+  return std::sqrt(squares);
+}
+
+LoraInventory lora_inventory_of(const WeightFiles& file) {
+  LoraInventory inventory;
+  inventory.naming = naming_of(file.entries());
+  WeightFiles::Entries rest = file.entries();
+  std::map<std::string, double> squares;  // of the blocks' effects
+  for (const auto& [name, entry] : file.entries()) {
+    const auto factors = factors_of(name);
+    if (!factors || !rest.contains(factors->up)) continue;
+    const Tensor down = file.tensor(name), up = file.tensor(factors->up);
+    const int64_t rank = down.rank() ? down.dim(0) : 0;
+    if (rank == 0 || down.numel() == 0 || up.numel() % rank != 0) continue;
+    const std::string alpha_name = factors->module + ".alpha";
+    const bool has_alpha = rest.contains(alpha_name) && rest.at(alpha_name).shape.numel() == 1;
+    const double alpha = has_alpha ? file.tensor(alpha_name).item() : static_cast<double>(rank);
+    const double effect = norm_of_product(up, down) * alpha / static_cast<double>(rank);
+    const std::string block = block_of(factors->module);
+    ++inventory.blocks[block].modules;
+    squares[block] += effect * effect;
+    ++inventory.ranks[rank];
+    ++inventory.alphas[alpha];
+    inventory.without_alpha += !has_alpha;
+    for (const std::string& used : {name, factors->up, alpha_name}) rest.erase(used);
+  }
+  for (auto& [name, block] : inventory.blocks) block.effect = std::sqrt(squares[name]);
+  for (const auto& [name, entry] : rest) inventory.others.push_back(name);
+  return inventory;
+}
+
+}  // namespace eri
