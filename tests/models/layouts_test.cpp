@@ -3,6 +3,7 @@
 #include <array>
 #include <cstring>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "eri/models/checkpoint.h"
 #include "eri/models/inventory.h"
@@ -140,6 +141,68 @@ TEST_F(Layouts, OfPartsUnderOtherNamesAreTheSameModel) {
   as_comfy_saves.merge(part(clip_l, below("text_encoders.clip_l.transformer.")));
   as_comfy_saves.merge(part(clip_g, below(clip_g)));
   expect_the_same(Checkpoint(write("comfy.safetensors", as_comfy_saves)));
+}
+
+// A safetensors file of bytes as they are, in any of the format's dtypes.
+struct Raw {
+  std::string dtype;
+  Shape shape;
+  std::string bytes;
+};
+void write_raw(const std::filesystem::path& path, const std::map<std::string, Raw>& tensors) {
+  nlohmann::json header;
+  std::string data;
+  for (const auto& [name, raw] : tensors) {
+    const std::vector<int64_t> shape(raw.shape.begin(), raw.shape.end());
+    header[name] = {
+        {"dtype", raw.dtype}, {"shape", shape}, {"data_offsets", {data.size(), data.size() + raw.bytes.size()}}};
+    data += raw.bytes;
+  }
+  const std::string json = header.dump();
+  const uint64_t length = json.size();
+  flame::testing::write_file(path, std::string(reinterpret_cast<const char*>(&length), sizeof length) + json + data);
+}
+
+// The single file's tensors in another precision, each value given by its bits in f16.
+template <class F>
+std::map<std::string, Raw> stored_as(const std::string& dtype, const std::filesystem::path& single, const F& bytes_of) {
+  const SafetensorsFile file(single);
+  std::map<std::string, Raw> raw;
+  for (const auto& [name, entry] : file.entries()) {
+    if (entry.dtype != DType::f16) continue;  // position_ids
+    Raw& tensor = raw[name] = {dtype, entry.shape, ""};
+    const Tensor stored = file.tensor(name);
+    const auto* values = reinterpret_cast<const f16*>(stored.raw());
+    for (int64_t i = 0; i < stored.numel(); ++i) tensor.bytes += bytes_of(values[i]);
+  }
+  return raw;
+}
+
+template <class T>
+std::string bytes_of(T value) {
+  return std::string(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+TEST_F(Layouts, OfWiderPrecisionsAreTheSameModel) {
+  const auto f32 = *folder_ / "f32.safetensors", f64 = *folder_ / "f64.safetensors";
+  write_raw(f32, stored_as("F32", single_, [](f16 value) { return bytes_of(static_cast<float>(value)); }));
+  expect_the_same(Checkpoint(f32));
+  write_raw(f64, stored_as("F64", single_, [](f16 value) { return bytes_of(double{static_cast<float>(value)}); }));
+  expect_the_same(Checkpoint(f64));
+}
+
+// F8_E5M2 is the upper half of an f16.
+TEST_F(Layouts, OfF8AreTheModelOfTheirValues) {
+  const auto f8 = *folder_ / "f8.safetensors", f16_file = *folder_ / "f8-as-f16.safetensors";
+  write_raw(
+      f8, stored_as("F8_E5M2", single_, [](f16 value) { return std::string(1, static_cast<char>(value.bits >> 8)); }));
+  write_raw(f16_file,
+            stored_as("F16", single_, [](f16 value) { return bytes_of(static_cast<uint16_t>(value.bits & 0xFF00)); }));
+  const Tensors expected = all_weights(Checkpoint(f16_file)), actual = all_weights(Checkpoint(f8));
+  ASSERT_EQ(actual.size(), expected.size());
+  for (const auto& [name, weight] : expected)
+    ASSERT_EQ(std::memcmp(actual.at(name).raw(), weight.raw(), weight.bytes()), 0) << name;
+  EXPECT_EQ(inventory_of(f8).parts.at("UNet").precisions, (std::map<std::string, int64_t>{{"F8_E5M2", 9'643'844}}));
 }
 
 TEST_F(Layouts, AreReplacedByTheirParts) {

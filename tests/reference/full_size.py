@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Writes parity cases of a whole SDXL from diffusers, transformers and peft, at the size that people train and draw at.
 
-usage: full_size.py CHECKPOINT GEOMETRY OUT [--device cuda] [--size 1024] [--steps 20] [--as_is]
+usage: full_size.py CHECKPOINT GEOMETRY OUT [--device cuda] [--size 1024] [--steps 20] [--as_is | --forward]
 
 CHECKPOINT is a single file such as `eri synth` writes, GEOMETRY what it was made from, OUT the folder for the cases:
 tests/parity/README.md says what is in them. What is expected is computed in f32 without TF32; each case also says how far
 the same libraries' bf16 results are from that. OUT/../about.json names the card and versions. A CHECKPOINT that is not
-there yet is waited for. With --as_is it also draws with the weights as they are.
+there yet is waited for. With --as_is it also draws with the weights as they are. --forward is for machines without a GPU:
+a prediction of the UNet in f32 is all that it writes.
 """
 import argparse
 import json
@@ -336,6 +337,14 @@ def unet_cases(models, cases, inputs, size, steps, as_is):
                     bf16={"out": predict(unet, plain, torch.bfloat16)})
 
 
+def forward_case(models, cases, inputs, size):
+    unet, _ = models.unet()
+    say("the UNet is loaded")
+    given = unet_inputs(models, inputs, size)
+    with torch.no_grad():
+        cases.write("unet", "unet", f"{size} x {size}", given, {"out": predict(unet, given, torch.float32)}, FORWARD)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=pathlib.Path)
@@ -345,6 +354,7 @@ def main():
     parser.add_argument("--size", default=1024, type=int, help="of pictures, in pixels")
     parser.add_argument("--steps", default=20, type=int, help="of sampling")
     parser.add_argument("--as_is", action="store_true", help="draw with the checkpoint's own weights too, not judged")
+    parser.add_argument("--forward", action="store_true", help="only a prediction of the UNet in f32")
     arguments = parser.parse_args()
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -359,6 +369,8 @@ def main():
         time.sleep(0.2)
     models = Models(arguments.checkpoint, json.loads(arguments.geometry.read_text()), arguments.device)
     cases, inputs = Cases(arguments.out, arguments.geometry.stem), Inputs(arguments.device)
+    if arguments.forward:
+        return forward_case(models, cases, inputs, arguments.size)
     text(models, cases, inputs)
     vae(models, cases, inputs, arguments.size)
     unet_cases(models, cases, inputs, arguments.size, arguments.steps, arguments.as_is)
