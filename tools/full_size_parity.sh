@@ -5,7 +5,7 @@
 # usage: full_size_parity.sh [BIN [WORK [PYTHON]]]
 #
 # PYTHON needs torch, diffusers, transformers and peft. The environment may set DEVICE (cuda:0), GEOMETRY (a file; SDXL's),
-# SIZE (1024), STEPS (20), AS_IS=1 (half a minute more, of drawing that is not judged: tests/parity/README.md says why) and
+# SIZE (1024), STEPS (20), FORWARD=1 (a prediction of the UNet in f32 alone, which a CPU with 16 GiB can do with SIZE=512), AS_IS=1 (half a minute more, of drawing that is not judged: tests/parity/README.md says why) and
 # COMMIT, where git does not know it. `tools/gpu_report.py WORK/full-size.json` puts the table
 # into docs/benchmarks.md. WORK gets 7 GB for the checkpoint, which is made if it is not there, and 1 GB of cases.
 set -eu
@@ -25,7 +25,7 @@ if [ ! -e "$checkpoint" ]; then
   "$bin/eri" synth "$geometry" 0 "$checkpoint" --dtype f16 &
 fi
 "$python" "$root/tests/reference/full_size.py" "$checkpoint" "$geometry" "$work/cases" --device "$device" \
-  --size "${SIZE:-1024}" --steps "${STEPS:-20}" ${AS_IS:+--as_is} || echo "full_size_parity.sh: the reference failed: cases will be missing" >&2
+  --size "${SIZE:-1024}" --steps "${STEPS:-20}" ${AS_IS:+--as_is} ${FORWARD:+--forward} || echo "full_size_parity.sh: the reference failed: cases will be missing" >&2
 wait
 
 # f32 and bf16 side by side. What fails or is missing shows in the table.
@@ -35,6 +35,11 @@ parity() (
   cd "$work/cases"
   "$bin/parity" --geometries "$(dirname "$geometry")" --checkpoint "$checkpoint" --device "$device" "$@" >"$log" 2>&1
 )
+if [ -n "${FORWARD:-}" ]; then
+  parity f32 unet || failed=1
+  cat "$work/f32.log"
+  exit ${failed:-0}
+fi
 parity f32 $(ls "$work/cases") &
 parity bf16 --dtype bf16 text unet unet_loss vae_decode vae_encode || true
 case $device in

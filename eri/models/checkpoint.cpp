@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "eri/models/weight_names.h"
 
@@ -93,6 +94,29 @@ void check_part(const fs::path& path, const WeightFiles& files, Part part) {
        ", such as ", example);
 }
 
+// One of several files, "...-00002-of-00003.safetensors", as if it were the whole.
+void check_whole(const fs::path& path) {
+  static const std::regex shard("-[0-9]{5}-of-0*([2-9]|[1-9][0-9]+)\\.safetensors$");
+  if (std::regex_search(path.string(), shard))
+    fail(path.string(), ": this is one of several shards of a model; give the folder that they are in");
+}
+
+// Text encoders that are not those of the UNet: the widths of what they say must be what it reads.
+void check_widths(const WeightSource& unet, const WeightSource& clip_l, const WeightSource& clip_g) {
+  constexpr int64_t size_ids = 6 * 256;
+  const auto width = [](const WeightSource& weights, const std::string& name) {
+    const auto shape = weights.find(name);
+    return shape && shape->rank() == 2 ? (*shape)[1] : 0;
+  };
+  const std::string tokens = "text_model.embeddings.token_embedding.weight";
+  const int64_t l = width(clip_l, tokens), g = width(clip_g, tokens);
+  const int64_t pooled = width(unet, "label_emb.0.0.weight") - size_ids;
+  if (l > 0 && g > 0 && pooled > 0 && g != pooled)
+    fail(clip_g.describe(), ": this text encoder has a width of ", g, ", the UNet in ", unet.describe(),
+         " reads one of ", pooled, " beside CLIP-L",
+         l == pooled ? "; --clip_l and --clip_g are each other's" : "; give the UNet's own");
+}
+
 bool has_safetensors(const fs::path& folder) {
   const auto is_one = [](const fs::directory_entry& file) { return file.path().extension() == ".safetensors"; };
   return std::any_of(fs::directory_iterator(folder), fs::directory_iterator(), is_one);
@@ -167,6 +191,7 @@ Checkpoint::Checkpoint(const ModelFiles& files) : paths_(files) {
     for (const auto& [known, opened] : opened_) {
       if (known == path) return opened;
     }
+    check_whole(path);
     return opened_.emplace_back(path, WeightFiles(path)).second;
   };
   const bool is_folder = fs::is_directory(files.model) && fs::exists(files.model / "unet");
@@ -187,6 +212,7 @@ Checkpoint::Checkpoint(const ModelFiles& files) : paths_(files) {
   vae_ = find(Part::vae, files.vae);
   clip_l_ = find(Part::clip_l, files.clip_l);
   clip_g_ = find(Part::clip_g, files.clip_g);
+  if (unet_ && clip_l_ && clip_g_) check_widths(*unet(), *clip_l(), *clip_g());
 
   std::optional<Parametrization> said = unet_ ? from_markers(*unet_) : std::nullopt;
   if (!said && is_folder && files.unet.empty()) said = from_scheduler(files.model);

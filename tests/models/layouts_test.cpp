@@ -283,6 +283,21 @@ TEST_F(Layouts, NameTheShardThatIsMissingOrCutShort) {
   EXPECT_NE(error().find("not an index of shards"), std::string::npos) << error();
 }
 
+TEST_F(Layouts, SayWhatIsNoWholeModel) {
+  const auto folder = *folder_ / "parts";
+  write_synthetic_checkpoint(folder, geometry(), 1, DType::f16, ModelLayout::separate);
+  const auto clip_l = folder / "clip_l.safetensors", clip_g = folder / "clip_g.safetensors";
+  const auto error = [](const ModelFiles& files) { return flame::testing::error_of([&] { Checkpoint{files}; }); };
+  EXPECT_EQ(error({single_, {}, {}, clip_g, clip_l}),
+            clip_l.string() + ": this text encoder has a width of 64, the UNet in " + single_.string() +
+                " reads one of 128 beside CLIP-L; --clip_l and --clip_g are each other's");
+  EXPECT_NE(error({single_, {}, {}, {}, clip_l}).find("; give the UNet's own"), std::string::npos);
+  const auto shard = folder / "model-00002-of-00003.safetensors";
+  std::filesystem::copy_file(folder / "unet.safetensors", shard);
+  EXPECT_EQ(error({shard, {}, {}, {}, {}}),
+            shard.string() + ": this is one of several shards of a model; give the folder that they are in");
+}
+
 TEST_F(Layouts, SayWhatAFolderWithoutWeightsHas) {
   const auto folder = *folder_ / "pickles";
   std::filesystem::create_directories(folder / "unet");
