@@ -18,14 +18,14 @@ namespace {
 
 enum class Part { unet, vae, clip_l, clip_g };
 
-struct Place {
+struct PartPlace {
   Part part;
-  const char *prefix,
-      *sign;  // the part's tensors begin with the prefix; it is there if some begin with prefix and sign
+  const char* prefix;  // of the part's tensors
+  const char* sign;    // the part is there if names begin with prefix and sign
 };
 
 // Of those that a file has, the first is read: names with the part in them say more than those of a file of its own.
-constexpr Place places[] = {
+constexpr PartPlace places[] = {
     {Part::unet, "model.diffusion_model.", "input_blocks."},  // a single file; ComfyUI's UNets
     {Part::unet, "diffusion_model.", "input_blocks."},
     {Part::unet, "", "input_blocks."},
@@ -49,7 +49,9 @@ constexpr Place places[] = {
 };
 
 struct PartName {
-  const char *what, *option, *folder, *example;  // the folder in a diffusers model
+  const char *what, *option;
+  const char* folder;  // in a diffusers model
+  const char* example;
 };
 constexpr PartName part_names[] = {{"UNet", "--unet", "unet", "unet.safetensors"},
                                    {"VAE", "--vae", "vae", "sdxl_vae.safetensors"},
@@ -57,8 +59,8 @@ constexpr PartName part_names[] = {{"UNet", "--unet", "unet", "unet.safetensors"
                                    {"text encoder CLIP-G", "--clip_g", "text_encoder_2", "clip_g.safetensors"}};
 const PartName& name_of(Part part) { return part_names[static_cast<size_t>(part)]; }
 
-const Place* place_in(const WeightFiles& files, Part part) {
-  for (const Place& place : places) {
+const PartPlace* place_in(const WeightFiles& files, Part part) {
+  for (const PartPlace& place : places) {
     if (place.part == part && files.has_below(std::string(place.prefix) + place.sign)) return &place;
   }
   return nullptr;
@@ -128,10 +130,9 @@ bool has_safetensors(const fs::path& folder) {
   const auto json = nlohmann::json::parse(index, nullptr, false);
   if (json.is_object() && json.contains("_class_name"))
     fail(folder.string(), ": its model_index.json says ", json["_class_name"].dump(),
-         ", and there is no unet/, as an SDXL model has it; ", "give an SDXL base model");
+         ", and there is no unet/, as an SDXL model has it; give an SDXL base model");
   fail(folder.string(),
-       ": expected the folder of a diffusers model, with unet/, vae/, text_encoder/ and text_encoder_2/; ",
-       "there is no unet/");
+       ": expected a diffusers model with unet/, vae/, text_encoder/ and text_encoder_2/; there is no ", "unet/");
 }
 
 // --- What a model says of its training ---
