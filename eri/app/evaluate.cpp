@@ -26,7 +26,8 @@ void run(const Arguments& arguments) {
                                 arguments.machine.chosen_dtype(), arguments.machine.no_half_vae);
   family->load_network();
   if (!arguments.lora.empty())
-    apply_loras(std::vector{std::pair{LoRA::from_safetensors(arguments.lora), 1.0}}, family->all_targets());
+    apply_loras(std::vector{std::pair{LoRA::from_safetensors(arguments.lora, family->all_targets()), 1.0}},
+                family->all_targets());
   const CachedDataset cache(dataset, *family, 0);
   std::cout << "fixed-noise loss " << fixed_noise_loss(*family, cache) << std::endl;
 }

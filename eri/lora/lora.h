@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "eri/lora/targets.h"
+#include "eri/lora/names.h"
 #include "flame/io/safetensors.h"
 #include "flame/optim/parameter_pack.h"
 
@@ -28,13 +28,15 @@ class LoRA {
   LoRA() = default;
   explicit LoRA(Modules modules) : modules_(std::move(modules)) {}
 
-  // A file of kohya's sd-scripts with the block numbers of a single-file checkpoint. Throws naming tensors that are no
-  // part of such a file, and modules that lack a factor.
-  static LoRA from_safetensors(const std::filesystem::path& path);
+  // A LoRA for a model with these layers, in any of the namings that ComfyUI, sd-scripts, diffusers and PEFT write; for
+  // no particular model, only a file like ours. Throws one sentence for tensors that are no part of such a LoRA, all of
+  // them listed, for mixed namings, modules that lack a factor, and values that are not finite.
+  static LoRA from_safetensors(const std::filesystem::path& path, const LoraTargets& targets = {});
   static LoRA attached(const LoraTargets& targets);  // the adapters that layers have now
 
   const Modules& modules() const { return modules_; }
-  int64_t rank() const;  // of the linear layers; the largest if they differ
+  LoraNaming naming() const { return naming_; }  // of the file that it came from
+  int64_t rank() const;                          // of the linear layers; the largest if they differ
   const std::vector<std::string>& warnings() const { return warnings_; }  // of loading: for people
 
   // Writes what from_safetensors reads (F16, 0-d alphas, canonical layout), then reads it back and compares. `about` is
@@ -44,6 +46,7 @@ class LoRA {
 
  private:
   Modules modules_;
+  LoraNaming naming_ = LoraNaming::kohya;
   std::vector<std::string> warnings_;
 };
 

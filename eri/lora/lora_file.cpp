@@ -4,6 +4,7 @@
 
 #include "eri/lora/lora.h"
 #include "eri/lora/metadata.h"
+#include "eri/lora/names.h"
 #include "flame/ops/layout.h"
 
 namespace eri {
@@ -14,21 +15,52 @@ using flame::fail;
 using flame::Tensor;
 using flame::text;
 
-std::string why_unknown(const std::string& name) {
-  const auto has = [&](const char* part) { return name.find(part) != name.npos; };
-  if (has("lora_A.") || has("lora_B.")) return "these are PEFT names; kohya's are needed";
-  if (has(".hada_") || has(".lokr_") || has(".oft_")) return "LyCORIS kinds other than LoRA are not supported";
-  if (has(".dora_scale")) return "DoRA is not supported";
-  if (has(".lora_mid")) return "Tucker-decomposed convolutions are not supported";
-  return "a LoRA has MODULE.lora_down.weight, MODULE.lora_up.weight and MODULE.alpha";
-}
+// What a module's tensors are called in a file.
+struct TensorNames {
+  std::string down, up, alpha;
+  std::string& of(LoraRole role) { return role == LoraRole::down ? down : role == LoraRole::up ? up : alpha; }
+};
 
 // Of the file's [out, in, k, k] convolutions, channels come last here.
-Tensor from_file_layout(const Tensor& factor) {
-  const Tensor values = factor.to(DType::f32);
+Tensor read_factor(const flame::SafetensorsFile& file, const std::string& name) {
+  const Tensor values = file.tensor(name).to(DType::f32);
+  const float* begin = values.data<float>();
+  if (!std::all_of(begin, begin + values.numel(), [](float value) { return std::isfinite(value); }))
+    fail(name, " has values that are not finite: its training has diverged; take an earlier save");
   if (values.rank() == 4) return flame::channels_last(values);
-  if (values.rank() != 2) fail("expected a factor of 2 or 4 dimensions, got ", values.shape());
+  if (values.rank() != 2) fail(name, ": expected a factor of 2 or 4 dimensions, got ", values.shape());
   return values;
+}
+
+LoRA::Module read_module(const flame::SafetensorsFile& file, const std::string& name, const TensorNames& tensors) {
+  if (tensors.down.empty() && tensors.up.empty()) fail(tensors.alpha, " is an alpha without factors");
+  if (tensors.down.empty()) fail("module ", name, " has no lora_down");
+  if (tensors.up.empty()) fail("module ", name, " has no lora_up");
+  LoRA::Module module{read_factor(file, tensors.down), read_factor(file, tensors.up)};
+  if (module.rank() != module.up.dim(-1))
+    fail("module ", name, ": lora_down has rank ", module.rank(), ", lora_up has ", module.up.dim(-1));
+  module.alpha = tensors.alpha.empty() ? static_cast<double>(module.rank()) : file.tensor(tensors.alpha).item();
+  if (module.alpha == 0 || !std::isfinite(module.alpha))
+    fail(tensors.alpha, " is ", module.alpha,
+         ", which programs read differently (sd-scripts as the rank, ComfyUI as no ",
+         "effect): set it to the alpha of the training");
+  return module;
+}
+
+// The module that a name in a file means. Without a model's names, that of a file of ours.
+std::optional<LoraNames::Module> find_module(const LoraNames& names, bool any, const std::string& name) {
+  if (const auto* module = names.find(name)) return *module;
+  if (any && name.starts_with("lora_") && name.find('.') == name.npos) return {{name, LoraNaming::kohya}};
+  return std::nullopt;
+}
+
+// Programs that take one kind of names drop the others, so that nobody knows what a mixed file does.
+void require_one_naming(const std::map<LoraNaming, std::string>& examples) {
+  if (examples.size() < 2) return;
+  const auto& [first, name] = *examples.begin();
+  const auto& [second, other] = *std::next(examples.begin());
+  fail("two kinds of names are mixed, ", describe(first), " (", name, ") and ", describe(second), " (", other,
+       "): other programs drop one of them; save it again under one kind");
 }
 
 std::map<std::string, Tensor> file_tensors(const LoRA& lora) {
@@ -66,35 +98,32 @@ void verify(const std::filesystem::path& path, const std::map<std::string, Tenso
 
 }  // namespace
 
-LoRA LoRA::from_safetensors(const std::filesystem::path& path) try {
+LoRA LoRA::from_safetensors(const std::filesystem::path& path, const LoraTargets& targets) try {
   const flame::SafetensorsFile file(path);
-  LoRA lora;
+  const LoraNames names(targets);
+  std::map<std::string, TensorNames> modules;
+  std::map<LoraNaming, std::string> examples;  // of the kinds of names
   std::vector<std::string> unknown, no_alpha;
-  for (const auto& [tensor_name, entry] : file.entries()) {
-    const size_t dot = tensor_name.find('.');
-    const std::string name = tensor_name.substr(0, dot), suffix = tensor_name.substr(std::min(dot, tensor_name.size()));
-    const bool ours = name.starts_with("lora_");
-    if (ours && suffix == kLoraDown) {
-      lora.modules_[name].down = from_file_layout(file.tensor(tensor_name));
-    } else if (ours && suffix == kLoraUp) {
-      lora.modules_[name].up = from_file_layout(file.tensor(tensor_name));
-    } else if (!ours || suffix != kLoraAlpha) {
-      unknown.push_back(tensor_name);
+  for (const auto& [tensor, entry] : file.entries()) {
+    const auto parts = split_lora_name(tensor);
+    const auto module = parts ? find_module(names, targets.empty(), parts->module) : std::nullopt;
+    if (!module) {
+      unknown.push_back(tensor);
+      continue;
     }
+    if (module->naming != LoraNaming::kohya_text) examples.try_emplace(module->naming, tensor);
+    std::string& name = modules[module->name].of(parts->role);
+    if (!name.empty()) fail("module ", module->name, " is there twice, as ", name, " and ", tensor, ": take one out");
+    name = tensor;
   }
-  if (!unknown.empty()) fail("tensors that no LoRA of kohya's has: ", listed(unknown), "; ", why_unknown(unknown[0]));
-  for (const auto& [name, entry] : file.entries()) {
-    if (name.ends_with(kLoraAlpha) && !lora.modules_.contains(name.substr(0, name.find('.')))) unknown.push_back(name);
-  }
-  if (!unknown.empty()) fail("alphas without factors: ", listed(unknown));
-  for (auto& [name, module] : lora.modules_) {
-    if (!module.down.defined()) fail("module ", name, " has no lora_down");
-    if (!module.up.defined()) fail("module ", name, " has no lora_up");
-    if (module.rank() != module.up.dim(-1))
-      fail("module ", name, ": lora_down has rank ", module.rank(), ", lora_up has ", module.up.dim(-1));
-    const bool has_alpha = file.contains(name + kLoraAlpha);
-    module.alpha = has_alpha ? file.tensor(name + kLoraAlpha).item() : static_cast<double>(module.rank());
-    if (!has_alpha) no_alpha.push_back(name);
+  if (!unknown.empty()) fail("tensors that no LoRA for this model has: ", listed(unknown), "; ", why_unknown(unknown));
+  require_one_naming(examples);
+
+  LoRA lora;
+  if (!examples.empty()) lora.naming_ = examples.begin()->first;
+  for (const auto& [name, tensors] : modules) {
+    lora.modules_[name] = read_module(file, name, tensors);
+    if (tensors.alpha.empty()) no_alpha.push_back(name);
   }
   if (!no_alpha.empty())
     lora.warnings_.push_back(text(path.string(), ": no alpha, so that the scale is 1, for ", listed(no_alpha)));

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "eri/models/weight_names.h"
+
 namespace eri {
 namespace {
 
@@ -16,6 +18,19 @@ bool is_in_transformer(std::string_view path) {
 
 bool is_in_res_block_or_between_levels(std::string_view path) {
   return ends_with_any(path, {".in_layers.2", ".emb_layers.1", ".out_layers.3", ".skip_connection", ".op", ".conv"});
+}
+
+NameMap diffusers_names(const flame::Module& unet) {
+  std::vector<std::string> paths;
+  for (const auto& [path, layer] : unet.linears()) paths.push_back(path + ".");
+  for (const auto& [path, layer] : unet.convs()) paths.push_back(path + ".");
+  return diffusers_unet_names(UNetLevels::of_single_file(paths));
+}
+
+// What diffusers calls a layer; nothing if it has none of the kind.
+std::string theirs(const NameMap& names, const std::string& path) {
+  const auto place = names.theirs(path + ".");
+  return place ? place->name.substr(0, place->name.size() - 1) : "";
 }
 
 }  // namespace
@@ -54,10 +69,12 @@ bool is_lora_target(LoraPart part, std::string_view path, LoraPreset preset) {
 }
 
 LoraTargets lora_targets(const flame::Module& model, LoraPart part, LoraPreset preset) {
+  const NameMap diffusers = part == LoraPart::unet ? diffusers_names(model) : NameMap();
   LoraTargets targets;
   const auto add = [&](const auto& layers) {
     for (const auto& [path, layer] : layers) {
-      if (is_lora_target(part, path, preset)) targets.push_back({lora_name(part, path), layer});
+      if (is_lora_target(part, path, preset))
+        targets.push_back({lora_name(part, path), layer, part, path, theirs(diffusers, path)});
     }
   };
   add(model.linears());

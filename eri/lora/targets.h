@@ -20,6 +20,9 @@ enum class LoraPreset { linear, conv };
 struct LoraTarget {
   std::string name;
   std::variant<flame::Linear, flame::Conv2d> layer;
+  LoraPart part = LoraPart::unet;
+  std::string path = {};            // in a single-file checkpoint; of a text encoder, in transformers
+  std::string diffusers_path = {};  // of a UNet's layer in diffusers' UNet2DConditionModel
 
   int64_t in() const;
   int64_t out() const;

@@ -1,6 +1,7 @@
 #include "eri/sampling/sdxl_sampler.h"
 
 #include <chrono>
+#include <iostream>
 
 #include "eri/lora/sdxl_lora.h"
 #include "eri/models/text_conditioning.h"
@@ -72,7 +73,9 @@ void SDXLSampler::add_lora(const std::filesystem::path& file, double strength) {
   if (models_->unet.is_fused())
     flame::fail(file.string(), ": a LoRA is added before the first picture; then the UNet's layers are fused with it. ",
                 "Load the model again for other LoRAs");
-  models_->loras.emplace_back(LoRA::from_safetensors(file), strength);
+  const LoRA lora = LoRA::from_safetensors(file, models_->targets);
+  for (const std::string& warning : lora.warnings()) std::cerr << "warning: " << warning << std::endl;
+  models_->loras.emplace_back(lora, strength);
   models_->apply();
 }
 

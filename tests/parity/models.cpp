@@ -79,7 +79,9 @@ CLIPTextEncoder make_clip_g(const Case& c) {
   return {Scope(*part, c.dtype, c.device), activation(clip), clip.width / clip.heads};
 }
 
-LoRA read_lora(const Case& c) { return LoRA::from_safetensors(c.folder / "lora.safetensors"); }
+LoRA read_lora(const Case& c, const LoraTargets& targets) {
+  return LoRA::from_safetensors(c.folder / "lora.safetensors", targets);
+}
 
 void add_gradients(Tensors& results, const flame::ParameterPack& pack) {
   for (const auto& parameter : pack.parameters())

@@ -14,7 +14,7 @@ AutoencoderKL make_vae(const Case& c);
 CLIPTextEncoder make_clip_l(const Case& c);
 CLIPTextEncoder make_clip_g(const Case& c);
 
-LoRA read_lora(const Case& c);
+LoRA read_lora(const Case& c, const LoraTargets& targets);
 
 // Adds the gradients of a pack's parameters to `results`, as "grad." and the name in a LoRA file.
 void add_gradients(Tensors& results, const flame::ParameterPack& pack);

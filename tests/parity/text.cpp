@@ -18,7 +18,7 @@ Tensors text_lora(const Case& c) {
   const CLIPTextEncoder clip_l = make_clip_l(c), clip_g = make_clip_g(c);
   LoraTargets targets = lora_targets(clip_l, LoraPart::clip_l);
   for (const LoraTarget& target : lora_targets(clip_g, LoraPart::clip_g)) targets.push_back(target);
-  const LoraNetwork network(targets, read_lora(c), c.dtype);
+  const LoraNetwork network(targets, read_lora(c, targets), c.dtype);
 
   flame::Tape tape;
   const Tensor hidden_l = clip_l.encode(c.input("ids_l"), false).hidden;

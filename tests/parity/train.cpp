@@ -36,7 +36,8 @@ Tensor loss_weights(const Case& c, const NoiseSchedule& schedule) {
 
 Tensors train(const Case& c) {
   const UNet unet = make_unet(c);
-  const LoraNetwork network(lora_targets(unet, LoraPart::unet, LoraPreset::conv), read_lora(c), c.dtype);
+  const LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::conv);
+  const LoraNetwork network(targets, read_lora(c, targets), c.dtype);
   const flame::ParameterPack& pack = network.parameters();
   const Tensor start = pack.values().clone();
   const auto& betas = c.params.at("betas");

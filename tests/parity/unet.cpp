@@ -13,7 +13,8 @@ Tensors unet(const Case& c) {
 
 Tensors unet_lora(const Case& c) {
   const UNet unet = make_unet(c);
-  const LoraNetwork network(lora_targets(unet, LoraPart::unet, LoraPreset::conv), read_lora(c), c.dtype);
+  const LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::conv);
+  const LoraNetwork network(targets, read_lora(c, targets), c.dtype);
   const Tensor context = c.input("context").requires_grad(), pooled = c.input("pooled").requires_grad();
 
   flame::Tape tape;
@@ -29,7 +30,8 @@ Tensors unet_lora(const Case& c) {
 
 Tensors unet_loss(const Case& c) {
   UNet unet = make_unet(c);
-  const LoraNetwork network(lora_targets(unet, LoraPart::unet), read_lora(c), c.fused ? flame::DType::f32 : c.dtype);
+  const LoraTargets targets = lora_targets(unet, LoraPart::unet);
+  const LoraNetwork network(targets, read_lora(c, targets), c.fused ? flame::DType::f32 : c.dtype);
   if (c.fused) unet.fuse();
 
   flame::Tape tape;

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "eri/lora/targets.h"
+
+namespace eri {
+
+// The schemes by which files name the modules of a LoRA. sd-scripts' text encoders are called the same in both of its.
+enum class LoraNaming { kohya_text, kohya, kohya_diffusers, lycoris, diffusers, peft, comfyui };
+const char* describe(LoraNaming naming);  // for messages: "kohya's names with diffusers' block numbers"
+
+enum class LoraRole { down, up, alpha };
+
+// A tensor's name in a file, in any of the spellings that ComfyUI knows: MODULE.lora_down.weight, MODULE.lora_A.weight,
+// MODULE_lora.down.weight and so on; none if it is nothing of the kind.
+struct LoraTensorName {
+  std::string module;
+  LoraRole role;
+};
+std::optional<LoraTensorName> split_lora_name(std::string_view tensor);
+
+// What the files of other programs call the modules of a model.
+class LoraNames {
+ public:
+  explicit LoraNames(const LoraTargets& targets);
+  struct Module {
+    std::string name;  // sd-scripts'
+    LoraNaming naming;
+  };
+  const Module* find(const std::string& name) const;  // null: no layer of the model is called that anywhere
+
+ private:
+  std::map<std::string, Module> modules_;
+};
+
+// What a LoRA probably is that has these tensors, which are no part of one for the model: for people, with the remedy.
+std::string why_unknown(const std::vector<std::string>& tensors);
+
+}  // namespace eri

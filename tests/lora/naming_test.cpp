@@ -1,0 +1,223 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "../nn/weight_map.h"
+#include "eri/lora/lora.h"
+#include "eri/lora/sdxl_lora.h"
+#include "eri/models/synthetic.h"
+#include "eri/models/weight_names.h"
+#include "flame/ops/layout.h"
+
+namespace eri {
+namespace {
+
+using flame::error_of;
+using flame::Tensor;
+using Tensors = std::map<std::string, Tensor>;
+
+// A module's stem in a scheme and how its factors' names end, written from what the schemes' programs save.
+struct Names {
+  std::string module, down, up;
+};
+struct Row {
+  std::string name, kind, diffusers, checkpoint;  // as the tables have them
+  bool unet() const { return name.starts_with("lora_unet_"); }
+};
+using Scheme = std::function<Names(const Row&)>;
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  for (size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size()) text.replace(at, from.size(), to);
+  return text;
+}
+
+std::string underscored(const std::string& text) { return replaced(text, ".", "_"); }
+
+Names kohya(const Row& row) { return {row.name, ".lora_down.weight", ".lora_up.weight"}; }
+Names kohya_diffusers(const Row& row) {
+  return {row.unet() ? "lora_" + underscored(row.diffusers) : row.name, ".lora_down.weight", ".lora_up.weight"};
+}
+Names lycoris(const Row& row) {
+  return {row.unet() ? underscored(replaced(row.diffusers, "unet.", "lycoris.")) : row.name, ".lora_down.weight",
+          ".lora_up.weight"};
+}
+Names peft(const Row& row) { return {row.diffusers, ".lora_A.weight", ".lora_B.weight"}; }
+Names peft_default(const Row& row) { return {row.diffusers, ".lora_A.default.weight", ".lora_B.default.weight"}; }
+Names peft_saved(const Row& row) {
+  return {"base_model.model." + (row.unet() ? replaced(row.diffusers, "unet.", "") : row.diffusers), ".lora_A.weight",
+          ".lora_B.weight"};
+}
+Names diffusers_mid(const Row& row) { return {row.diffusers, ".lora.down.weight", ".lora.up.weight"}; }
+Names diffusers_old(const Row& row) {
+  if (!row.unet()) return {row.diffusers, ".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"};
+  if (row.diffusers.find(".attn") == row.diffusers.npos) return diffusers_mid(row);
+  const std::string layer = replaced(replaced(row.diffusers, ".to_out.0", ".to_out"), ".to_", ".processor.to_");
+  return {layer, "_lora.down.weight", "_lora.up.weight"};
+}
+Names comfyui(const Row& row) {
+  const std::string path =
+      row.unet() ? replaced(row.checkpoint, "model.diffusion_model.", "diffusion_model.")
+                 : replaced(replaced(row.diffusers, "text_encoder_2.", "text_encoders.clip_g.transformer."),
+                            "text_encoder.", "text_encoders.clip_l.transformer.");
+  return {path, ".lora_A.weight", ".lora_B.weight"};
+}
+Names comfyui_down_up(const Row& row) { return {comfyui(row).module, ".lora_down.weight", ".lora_up.weight"}; }
+
+std::vector<Row> read_rows(const std::string& path) {
+  std::ifstream file(path);
+  EXPECT_TRUE(file) << path;
+  std::vector<Row> rows;
+  std::string line;
+  std::getline(file, line);
+  while (std::getline(file, line)) {
+    std::istringstream fields(line);
+    Row row;
+    std::string in, out;
+    for (std::string* field : {&row.name, &row.kind, &in, &out, &row.diffusers, &row.checkpoint})
+      std::getline(fields, *field, '\t');
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+// eri-tiny's modules, all 264 with convolutions, and a LoRA for them.
+class NamesInLoras : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    const Geometry geometry = Geometry::load("models/eri-tiny.json");
+    const flame::Device cpu = flame::Device::cpu();
+    const auto scope = [&](const flame::WeightSource& weights) {
+      return flame::Scope(weights, flame::DType::f32, cpu);
+    };
+    const SyntheticCheckpoint unet(geometry, 0, unet_prefix), clip_l(geometry, 0, clip_l_prefix);
+    const auto clip_g = with_our_names(std::make_shared<SyntheticCheckpoint>(geometry, 0, clip_g_prefix));
+    targets_ = sdxl_lora_targets(UNet(scope(unet)), CLIPTextEncoder(scope(clip_l), Activation::quick_gelu),
+                                 CLIPTextEncoder(scope(*clip_g), Activation::gelu));
+    rows_ = read_rows("models/eri-tiny-lora-modules.tsv");
+    for (const Row& row : read_rows("models/eri-tiny-lora-modules-conv.tsv")) rows_.push_back(row);
+    lora_ = random_lora(targets_, {.dim = 3, .alpha = 1.5, .conv_dim = 2, .conv_alpha = 0.5, .seed = 8});
+  }
+  void SetUp() override { std::filesystem::create_directory(folder_); }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // The tensors of the LoRA as a scheme names them.
+  static Tensors tensors(const Scheme& scheme, bool alphas = true) {
+    Tensors tensors;
+    for (const Row& row : rows_) {
+      const auto& [module, down, up] = scheme(row);
+      const LoRA::Module& factors = lora_.modules().at(row.name);
+      tensors[module + down] = in_file_layout(factors.down);
+      tensors[module + up] = in_file_layout(factors.up);
+      if (alphas) tensors[module + ".alpha"] = Tensor::full({}, factors.alpha);
+    }
+    return tensors;
+  }
+  LoRA read(const Tensors& tensors) const {
+    const auto file = folder_ / "lora.safetensors";
+    flame::write_safetensors(file, tensors);
+    return LoRA::from_safetensors(file, targets_);
+  }
+  // The message of refusing them, which names the file.
+  std::string refusal(const Tensors& tensors) const {
+    const std::string message = error_of([&] { read(tensors); });
+    EXPECT_TRUE(message.starts_with((folder_ / "lora.safetensors").string() + ": ")) << message;
+    return message;
+  }
+  static void expect_same(const LoRA& read, bool alphas = true) {
+    ASSERT_EQ(read.modules().size(), lora_.modules().size());
+    for (const auto& [name, module] : lora_.modules()) {
+      const LoRA::Module& found = read.modules().at(name);
+      ASSERT_EQ(found.down.shape(), module.down.shape()) << name;
+      ASSERT_EQ(found.down.to_host<float>(), module.down.to_host<float>()) << name;
+      ASSERT_EQ(found.up.to_host<float>(), module.up.to_host<float>()) << name;
+      ASSERT_EQ(found.alpha, alphas ? module.alpha : static_cast<double>(module.rank())) << name;
+    }
+  }
+
+  static inline LoraTargets targets_;
+  static inline std::vector<Row> rows_;
+  static inline LoRA lora_;
+  const std::filesystem::path folder_ =
+      std::filesystem::temp_directory_path() / ("naming_test-" + std::to_string(getpid()));
+};
+
+void expect_part(const std::string& message, const std::string& part) {
+  EXPECT_NE(message.find(part), std::string::npos) << message;
+}
+
+TEST_F(NamesInLoras, OfEveryProgramReadsToTheSameAdapters) {
+  ASSERT_EQ(rows_.size(), targets_.size());
+  const std::pair<const char*, Scheme> schemes[] = {
+      {"kohya, a single file's numbers", kohya},
+      {"kohya, diffusers' numbers", kohya_diffusers},
+      {"LyCORIS", lycoris},
+      {"PEFT", peft},
+      {"PEFT, the default adapter", peft_default},
+      {"PEFT's save_pretrained", peft_saved},
+      {"diffusers, middle", diffusers_mid},
+      {"diffusers, old", diffusers_old},
+      {"ComfyUI", comfyui},
+      {"ComfyUI, down and up", comfyui_down_up},
+  };
+  for (const auto& [name, scheme] : schemes) {
+    SCOPED_TRACE(name);
+    expect_same(read(tensors(scheme)));
+    const LoRA plain = read(tensors(scheme, false));
+    expect_same(plain, false);
+    ASSERT_EQ(plain.warnings().size(), 1);
+    expect_part(plain.warnings()[0], "no alpha, so that the scale is 1");
+  }
+}
+
+TEST_F(NamesInLoras, OfAnotherModelIsRefusedWithAReason) {
+  const auto with = [&](const std::string& name, const Tensor& value = Tensor::zeros({2, 8})) {
+    Tensors all = tensors(kohya);
+    all[name] = value;
+    return refusal(all);
+  };
+  for (const char* sd1 : {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+                          "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
+                          "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight",
+                          "lora_unet_input_blocks_1_1_proj_in.lora_down.weight"}) {
+    expect_part(with(sd1), sd1);
+    expect_part(with(sd1), "Stable Diffusion 1 or 2: take one that was trained on SDXL");
+  }
+  expect_part(with("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"), "for Flux");
+  expect_part(with("base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"), "which of SDXL's two");
+  expect_part(with(rows_[0].name + ".hada_w1_a"), "LyCORIS kinds");
+  expect_part(with("surprise"), "surprise");
+}
+
+TEST_F(NamesInLoras, MixedIsRefused) {
+  Tensors mixed = tensors(kohya), other = tensors(kohya_diffusers);
+  const std::string first = rows_[0].name, second = kohya_diffusers(rows_[0]).module;
+  for (const std::string ending : {".lora_down.weight", ".lora_up.weight", ".alpha"}) {
+    mixed.erase(first + ending);
+    mixed[second + ending] = other.at(second + ending);
+  }
+  const std::string message = refusal(mixed);
+  expect_part(message, "two kinds of names are mixed");
+  expect_part(message, "kohya's names with diffusers' block numbers (" + second);
+
+  Tensors twice = tensors(kohya);
+  twice[first + ".lora_A.weight"] = Tensor::zeros({3, 64});
+  expect_part(refusal(twice), "is there twice");
+}
+
+TEST_F(NamesInLoras, DoesNotHideBadValues) {
+  const std::string name = rows_[0].name;
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Tensors all = tensors(kohya);
+    all[name + ".lora_up.weight"] = Tensor::full(all[name + ".lora_up.weight"].shape(), bad);
+    expect_part(refusal(all), name + ".lora_up.weight has values that are not finite");
+  }
+  Tensors all = tensors(kohya);
+  all[name + ".alpha"] = Tensor::full({}, 0);
+  expect_part(refusal(all), name + ".alpha is 0, which programs read differently");
+}
+
+}  // namespace
+}  // namespace eri
