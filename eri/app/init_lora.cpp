@@ -20,6 +20,11 @@ void add_init_lora(CLI::App& app) {
   command->add_flag("--text_encoders", a->text_encoders, "modules of both text encoders, too");
   command->add_option("--conv_dim", a->options.conv_dim, "convolutions and ResBlock embeddings, too, at this rank");
   command->add_option("--conv_alpha", a->options.conv_alpha, "alpha of 3x3 convolutions")->capture_default_str();
+  command
+      ->add_option("--block_dims", a->options.block_dims,
+                   "ranks of the UNet's blocks as kohya numbers them, 23 for SDXL; 0: no LoRA there")
+      ->delimiter(',');
+  command->add_option("--block_alphas", a->options.block_alphas, "alphas of the same blocks")->delimiter(',');
   command->add_option("--seed", a->options.seed, "of the random factors")->capture_default_str();
   command->add_option("--output", a->output, "the file to write")->type_name("FILE")->required();
   command->callback([a] {

@@ -64,6 +64,10 @@ struct LoraOptions {
   int64_t conv_dim = 0;  // of convolutions larger than 1x1; needed if there are any
   double conv_alpha = 1;
   uint64_t seed = 0;
+  // In place of dim and alpha for the UNet's blocks, one each as kohya numbers them (SDXL's are 23): the embeddings,
+  // the input blocks, three of the middle, the output blocks, the last layers. A block of rank 0 gets no LoRA.
+  std::vector<int64_t> block_dims = {};
+  std::vector<double> block_alphas = {};
 };
 
 // A LoRA to begin with, for every target: down uniform in +-1 / sqrt(inputs), which is Kaiming's with a = sqrt 5; up

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <cmath>
 #include <fstream>
 #include <sstream>
 
@@ -11,6 +11,8 @@
 #include "eri/models/synthetic.h"
 #include "eri/models/weight_names.h"
 #include "flame/ops/layout.h"
+#include "flame/ops/matmul.h"
+#include "flame/ops/pointwise.h"
 
 namespace eri {
 namespace {
@@ -83,19 +85,50 @@ std::vector<Row> read_rows(const std::string& path) {
   return rows;
 }
 
+// eri-tiny, from the formula.
+struct Models {
+  UNet unet{scope(SyntheticCheckpoint(geometry(), 0, unet_prefix))};
+  CLIPTextEncoder clip_l{scope(SyntheticCheckpoint(geometry(), 0, clip_l_prefix)), Activation::quick_gelu};
+  CLIPTextEncoder clip_g{scope(*with_our_names(std::make_shared<SyntheticCheckpoint>(geometry(), 0, clip_g_prefix))),
+                         Activation::gelu};
+  LoraTargets targets = sdxl_lora_targets(unet, clip_l, clip_g);
+
+  // What they make of a text and a picture: the texts' states, the pooled text, the UNet's output.
+  std::vector<Tensor> predict() const {
+    std::vector<int32_t> tokens(77, 49407);
+    for (int32_t i = 0; i < 6; ++i) tokens[i] = i ? 1000 * i : 49406;
+    const Tensor ids = Tensor::from(tokens, {1, 77});
+    const Tensor hidden_l = clip_l.encode(ids, false).hidden;
+    const auto [hidden_g, pooled] = clip_g.encode(ids);
+    flame::Generator generator(1);
+    const Tensor x = Tensor::randn({1, 4, 8, 12}, generator), t = Tensor::from(std::vector<int32_t>{400}, {1}),
+                 time_ids = Tensor::from(std::vector<float>{64, 96, 0, 0, 64, 96}, {1, 6});
+    const std::vector<Tensor> states = {hidden_l, hidden_g};
+    return {hidden_l, hidden_g, pooled, unet(x, t, flame::concat(states, 2), pooled, time_ids)};
+  }
+
+ private:
+  static Geometry geometry() { return Geometry::load("models/eri-tiny.json"); }
+  static flame::Scope scope(const flame::WeightSource& weights) {
+    return flame::Scope(weights, flame::DType::f32, flame::Device::cpu());
+  }
+};
+
+double distance(const Tensor& a, const Tensor& b) {
+  double difference = 0, norm = 0;
+  const std::vector<float> actual = a.to_host<float>(), expected = b.to_host<float>();
+  for (size_t i = 0; i < expected.size(); ++i) {
+    difference += std::pow(static_cast<double>(actual[i]) - expected[i], 2);
+    norm += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  return std::sqrt(difference / norm);
+}
+
 // eri-tiny's modules, all 264 with convolutions, and a LoRA for them.
 class NamesInLoras : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    const Geometry geometry = Geometry::load("models/eri-tiny.json");
-    const flame::Device cpu = flame::Device::cpu();
-    const auto scope = [&](const flame::WeightSource& weights) {
-      return flame::Scope(weights, flame::DType::f32, cpu);
-    };
-    const SyntheticCheckpoint unet(geometry, 0, unet_prefix), clip_l(geometry, 0, clip_l_prefix);
-    const auto clip_g = with_our_names(std::make_shared<SyntheticCheckpoint>(geometry, 0, clip_g_prefix));
-    targets_ = sdxl_lora_targets(UNet(scope(unet)), CLIPTextEncoder(scope(clip_l), Activation::quick_gelu),
-                                 CLIPTextEncoder(scope(*clip_g), Activation::gelu));
+    targets_ = Models().targets;
     rows_ = read_rows("models/eri-tiny-lora-modules.tsv");
     for (const Row& row : read_rows("models/eri-tiny-lora-modules-conv.tsv")) rows_.push_back(row);
     lora_ = random_lora(targets_, {.dim = 3, .alpha = 1.5, .conv_dim = 2, .conv_alpha = 0.5, .seed = 8});
@@ -170,6 +203,57 @@ TEST_F(NamesInLoras, OfEveryProgramReadsToTheSameAdapters) {
     ASSERT_EQ(plain.warnings().size(), 1);
     expect_part(plain.warnings()[0], "no alpha, so that the scale is 1");
   }
+}
+
+// A model with the adapters predicts what one with strength * alpha / rank * up down added to its weights does.
+TEST_F(NamesInLoras, AppliedPredictsWhatTheMergedModelDoes) {
+  constexpr float strength = 0.6f;
+  const Models plain, merged;
+  for (const LoraTarget& target : merged.targets) {
+    const LoRA::Module& module = lora_.modules().at(target.name);
+    const int64_t rank = module.rank(), out = target.out();
+    const Tensor product = module.up.view({out, rank}).matmul(module.down.view({rank, module.down.numel() / rank}));
+    std::visit(
+        [&](const auto& layer) {
+          Tensor& weight = layer.weight();
+          weight = (weight + product.view(weight.shape()) * (strength * module.scale())).freeze();
+        },
+        target.layer);
+  }
+  const std::vector<Tensor> before = plain.predict(), expected = merged.predict();
+  for (const Scheme& scheme : {Scheme(kohya), Scheme(kohya_diffusers), Scheme(lycoris), Scheme(peft),
+                               Scheme(peft_saved), Scheme(diffusers_mid), Scheme(diffusers_old), Scheme(comfyui)}) {
+    const Models adapted;
+    apply_loras(std::vector{std::pair{read(tensors(scheme)), static_cast<double>(strength)}}, adapted.targets);
+    const std::vector<Tensor> found = adapted.predict();
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_LT(distance(found[i], expected[i]), 1e-5) << i;
+      EXPECT_GT(distance(before[i], expected[i]), 1e-2) << i;
+    }
+  }
+}
+
+TEST_F(NamesInLoras, MayHaveARankForEachBlock) {
+  std::vector<int64_t> dims(23, 4);
+  std::vector<double> alphas(23, 2);
+  dims[5] = 2, alphas[5] = 1;    // input_blocks.4
+  dims[11] = 6, alphas[11] = 3;  // middle_block.1
+  dims[13] = 0;                  // output_blocks.0
+  const LoRA lora = new_lora(
+      targets_, {.dim = 3, .alpha = 1.5, .conv_dim = 5, .conv_alpha = 5, .block_dims = dims, .block_alphas = alphas});
+  const auto expect = [&](const std::string& name, int64_t rank, double alpha) {
+    ASSERT_TRUE(lora.modules().contains(name)) << name;
+    EXPECT_EQ(lora.modules().at(name).rank(), rank) << name;
+    EXPECT_EQ(lora.modules().at(name).alpha, alpha) << name;
+  };
+  expect("lora_unet_input_blocks_4_1_proj_in", 2, 1);
+  expect("lora_unet_input_blocks_5_1_proj_in", 4, 2);
+  expect("lora_unet_middle_block_1_proj_in", 6, 3);
+  expect("lora_unet_output_blocks_1_1_proj_in", 4, 2);
+  expect("lora_unet_output_blocks_0_0_in_layers_2", 5, 5);
+  expect("lora_te1_text_model_encoder_layers_0_mlp_fc1", 3, 1.5);
+  EXPECT_FALSE(lora.modules().contains("lora_unet_output_blocks_0_1_proj_in"));
+  expect_part(error_of([] { new_lora(targets_, {.conv_dim = 1, .block_dims = {4, 4}}); }), "expected 23 numbers");
 }
 
 TEST_F(NamesInLoras, OfAnotherModelIsRefusedWithAReason) {
