@@ -90,6 +90,31 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, flo
       });
 }
 
+Tensor rms_norm(const Tensor& x, const Tensor& weight, float eps) {
+  require(x.defined() && x.rank() >= 1 && x.dim(-1) > 0, "rms_norm", "expected [..., C], got ", x.shape());
+  require(is_floating(x.dtype()), "rms_norm", "expected a floating tensor, got ", x.dtype());
+  require_same("rms_norm", x, weight);
+  require(weight.shape() == Shape{x.dim(-1)}, "rms_norm", "input ", x.shape(), " expects a gain ", Shape{x.dim(-1)},
+          ", got ", weight.shape());
+  const Tensor rrms = Tensor::empty(x.shape().without(-1), DType::f32, x.device());
+  const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  on<cpu::rms_norm, cuda::rms_norm>(x.device(), x, weight, eps, y, rrms);
+  return record("rms_norm", y, {x, weight},
+                [dx_to = wants(x), dw_to = wants(weight), x = keep(x, x, weight), weight = keep(weight, x),
+                 rrms = keep(rrms, x, weight)](const Tensor& dy, GradientMap& gradients) {
+                  if (dx_to) {
+                    const Tensor dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+                    on<cpu::rms_norm_dx, cuda::rms_norm_dx>(dy.device(), dy, x, weight, rrms, dx);
+                    gradients.add(dx_to, dx);
+                  }
+                  if (dw_to) {
+                    const Tensor products = Tensor::empty(dy.shape(), DType::f32, dy.device());
+                    on<cpu::rms_norm_products, cuda::rms_norm_products>(dy.device(), dy, x, rrms, products);
+                    gradients.add(dw_to, cast(sum_to(products, dw_to->shape), dy.dtype()));
+                  }
+                });
+}
+
 Tensor group_norm(const Tensor& x, int groups, const Tensor& weight, const Tensor& bias, float eps) {
   return group_norm("group_norm", x, groups, weight, bias, eps, false);
 }

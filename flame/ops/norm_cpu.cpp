@@ -48,6 +48,26 @@ void layer_norm_dx_row(const T* dy, const T* x, const T* weight, int64_t width, 
     dx[c] = T(std::fma(float(dy[c]) * float(weight[c]), rstd, std::fma(float(x[c]) - mean, b, a)));
 }
 
+template <class T>
+void rms_norm_row(const T* x, const T* weight, int64_t width, float eps, T* y, float& row_rrms) {
+  double squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t c = 0; c < width; ++c) squares += double{float(x[c])} * float(x[c]);
+  const float rrms = row_rrms = static_cast<float>(1 / std::sqrt(squares / static_cast<double>(width) + eps));
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c) y[c] = T(float(x[c]) * rrms * float(weight[c]));
+}
+
+template <class T>
+void rms_norm_dx_row(const T* dy, const T* x, const T* weight, int64_t width, float rrms, T* dx) {
+  double products = 0;
+#pragma omp simd reduction(+ : products)
+  for (int64_t c = 0; c < width; ++c) products += double{float(dy[c]) * float(weight[c])} * float(x[c]);
+  const float b = static_cast<float>(-products / static_cast<double>(width) * rrms * rrms * rrms);
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c) dx[c] = T(std::fma(float(dy[c]) * float(weight[c]), rrms, float(x[c]) * b));
+}
+
 // The normal distribution: gelu(x) = x cdf(x).
 float normal_cdf(float x) { return 0.5f * (1 + fast_erf(x * 0.70710678f)); }
 float normal_density(float x) { return 0.39894228f * fast_exp(-0.5f * x * x); }
@@ -92,6 +112,46 @@ void layer_norm_products(const Tensor& dy, const Tensor& x, const Tensor& mean, 
       for (int64_t r = begin; r < end; ++r) {
         for (int64_t i = r * width; i < (r + 1) * width; ++i)
           to[i] = float(g[i]) * ((float(from[i]) - means[r]) * rstds[r]);
+      }
+    });
+  });
+}
+
+void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y, const Tensor& rrms) {
+  const int64_t width = x.dim(-1);
+  float* reciprocals = rrms.data<float>();
+  visit(x.dtype(), [&]<class T>() {
+    const T *from = x.data<T>(), *w = weight.data<T>();
+    T* to = y.data<T>();
+    parallel_for(x.numel() / width, rows_worth(norm_grain, width), [=](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        rms_norm_row(from + r * width, w, width, eps, to + r * width, reciprocals[r]);
+    });
+  });
+}
+
+void rms_norm_dx(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rrms, const Tensor& dx) {
+  const int64_t width = x.dim(-1);
+  const float* reciprocals = rrms.data<float>();
+  visit(x.dtype(), [&]<class T>() {
+    const T *g = dy.data<T>(), *from = x.data<T>(), *w = weight.data<T>();
+    T* to = dx.data<T>();
+    parallel_for(x.numel() / width, rows_worth(norm_grain, width), [=](int64_t begin, int64_t end) {
+      for (int64_t at = begin * width, r = begin; r < end; ++r, at += width)
+        rms_norm_dx_row(g + at, from + at, w, width, reciprocals[r], to + at);
+    });
+  });
+}
+
+void rms_norm_products(const Tensor& dy, const Tensor& x, const Tensor& rrms, const Tensor& out) {
+  const int64_t width = x.dim(-1);
+  const float* reciprocals = rrms.data<float>();
+  float* to = out.data<float>();
+  visit(x.dtype(), [&]<class T>() {
+    const T *g = dy.data<T>(), *from = x.data<T>();
+    parallel_for(x.numel() / width, rows_worth(norm_grain, width), [=](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        for (int64_t i = r * width; i < (r + 1) * width; ++i) to[i] = float(g[i]) * (float(from[i]) * reciprocals[r]);
       }
     });
   });

@@ -26,6 +26,10 @@ void layer_norm_dx(const Tensor& dy, const Tensor& x, const Tensor& weight, cons
                    const Tensor& dx);
 // dy times the normalised x, f32: its sum over rows is the gradient of the gain.
 void layer_norm_products(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& out);
+// rrms is f32, one a row: 1 / sqrt(mean(x^2) + eps).
+void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y, const Tensor& rrms);
+void rms_norm_dx(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rrms, const Tensor& dx);
+void rms_norm_products(const Tensor& dy, const Tensor& x, const Tensor& rrms, const Tensor& out);
 void group_norm(const GroupNormTask& task, float eps, const Tensor& y);
 void group_norm_backward(const GroupNormTask& task, const Tensor& dy, const NormGradients& gradients);
 void geglu(const Tensor& x, const Tensor& y);
@@ -38,6 +42,9 @@ void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float
 void layer_norm_dx(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd,
                    const Tensor& dx);
 void layer_norm_products(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& out);
+void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y, const Tensor& rrms);
+void rms_norm_dx(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rrms, const Tensor& dx);
+void rms_norm_products(const Tensor& dy, const Tensor& x, const Tensor& rrms, const Tensor& out);
 void group_norm(const GroupNormTask& task, float eps, const Tensor& y);
 void group_norm_backward(const GroupNormTask& task, const Tensor& dy, const NormGradients& gradients);
 void geglu(const Tensor& x, const Tensor& y);

@@ -143,6 +143,17 @@ struct Gelu {
     return dy * (0.5f * (1 + fast_erf(x * 0.70710678f)) + x * 0.39894228f * fast_exp(-0.5f * x * x));
   }
 };
+struct GeluTanh {
+  static constexpr const char* name = "gelu_tanh";
+  static constexpr Reads reads = Reads::input;
+  // 0.5 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) as a sigmoid, which loses no digits where tanh is near -1.
+  FLAME_SCALAR float gate(float x) const { return fast_sigmoid(x * std::fma(0.0713548163f, x * x, 1.59576912f)); }
+  FLAME_SCALAR float forward(float x) const { return x * gate(x); }
+  FLAME_SCALAR float backward(float x, float dy) const {
+    const float s = gate(x);
+    return dy * s * (1 + (1 - s) * x * std::fma(0.214064449f, x * x, 1.59576912f));
+  }
+};
 struct QuickGelu {
   static constexpr const char* name = "quick_gelu";
   static constexpr Reads reads = Reads::input;
@@ -353,6 +364,7 @@ Tensor sigmoid(const Tensor& x) { return pointwise<Sigmoid>(x); }
 Tensor tanh(const Tensor& x) { return pointwise<Tanh>(x); }
 Tensor silu(const Tensor& x) { return pointwise<Silu>(x); }
 Tensor gelu(const Tensor& x) { return pointwise<Gelu>(x); }
+Tensor gelu_tanh(const Tensor& x) { return pointwise<GeluTanh>(x); }
 Tensor quick_gelu(const Tensor& x) { return pointwise<QuickGelu>(x); }
 
 Tensor clamp(const Tensor& x, float low, float high) {

@@ -37,6 +37,7 @@ Tensor sigmoid(const Tensor& x);
 Tensor tanh(const Tensor& x);
 Tensor silu(const Tensor& x);        // x sigmoid(x)
 Tensor gelu(const Tensor& x);        // x Phi(x), the exact (erf) form
+Tensor gelu_tanh(const Tensor& x);   // its approximation by tanh, gelu_new in T5 and GPT-2
 Tensor quick_gelu(const Tensor& x);  // x sigmoid(1.702 x), as OpenAI's CLIP has it
 
 // Comparisons give booleans and have no gradient.

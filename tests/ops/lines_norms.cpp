@@ -9,6 +9,7 @@
 namespace flame::test {
 std::vector<Line> norm_lines() {
   const auto layer = [](In x) { return layer_norm(x[0], x[1], x[2], 1e-5f); };
+  const auto rms = [](In x) { return rms_norm(x[0], x[1], 1e-6f); };
   const auto norm = [](In x) { return group_norm(x[0], 4, x[1], x[2], 1e-5f); };
   const auto group_bytes = [](int64_t statistics) {
     return std::vector<Kept>{{0, {0, 1}}, {1, {0}}, {Kept::floats, {0, 1}, statistics}};
@@ -31,6 +32,22 @@ std::vector<Line> norm_lines() {
        .f = layer,
        .tolerance = offset,
        .kept = {{0, {0, 1}}, {1, {0}}, {Kept::floats, {0, 1}, 2 * 6}}},
+      {.name = "rms_norm",
+       .covers = "rms_norm(Tensor,Tensor,float)",
+       .inputs = {uniform({2, 3, 11}), eleven},
+       .f = rms,
+       .tolerance = function,
+       .kept = {{0, {0, 1}}, {1, {0}}, {Kept::floats, {0, 1}, 6}},
+       .plain = [](In x) { return x[0] / sqrt(mean(x[0] * x[0], {-1}, true) + 1e-6f) * x[1]; },
+       .large = {{2049, 129}, {129}},
+       .misfits = {{{2, 11}, {10}}, {{2, 11}, {1}}, {{}, {1}}}},
+      {.name = "rms_norm.eps",
+       .covers = "rms_norm(Tensor,Tensor,float)",
+       .inputs = {uniform({5, 16}), uniform({16})},
+       .f = [](In x) { return rms_norm(x[0], x[1], 0.5f); },
+       .tolerance = function,
+       .kept = {{0, {0, 1}}, {1, {0}}, {Kept::floats, {0, 1}, 5}},
+       .large = {{65, 4096}, {4096}}},
       {.name = "group_norm",
        .covers = covers,
        .inputs = {uniform({2, 3, 3, 8}), gain, gain},

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <numbers>
 
 #include "flame/ops/pointwise.h"
@@ -151,6 +152,12 @@ std::vector<Line> function_lines() {
       unary(
           "gelu", "gelu(Tensor)", x, [](In x) { return gelu(x[0]); }, function, Reads::input,
           [](In x) { return 0.5f * x[0] * (1 + erf(x[0] / std::numbers::sqrt2_v<float>)); }),
+      unary(
+          "gelu_tanh", "gelu_tanh(Tensor)", x, [](In x) { return gelu_tanh(x[0]); }, function, Reads::input,
+          [](In x) {
+            const Tensor cubic = x[0] + 0.044715f * x[0] * x[0] * x[0];
+            return 0.5f * x[0] * (1 + tanh(cubic * std::sqrt(2 / std::numbers::pi_v<float>)));
+          }),
       unary(
           "quick_gelu", "quick_gelu(Tensor)", x, [](In x) { return quick_gelu(x[0]); }, function, Reads::input,
           [](In x) { return x[0] * sigmoid(1.702f * x[0]); }),

@@ -122,6 +122,7 @@ line("sigmoid", torch.sigmoid, uniform(5, 6, low=-8, high=8))
 line("tanh", torch.tanh, uniform(5, 6, low=-4, high=4))
 line("silu", F.silu, uniform(5, 6, low=-8, high=8))
 line("gelu", F.gelu, uniform(5, 6, low=-4, high=4))
+line("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"), uniform(5, 6, low=-4, high=4))
 line("quick_gelu", lambda x: x * torch.sigmoid(1.702 * x), uniform(5, 6, low=-4, high=4))
 
 # --- comparisons, selection ---
@@ -194,6 +195,8 @@ line("layer_norm", lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b, 1e-5),
      uniform(2, 3, 11), uniform(11), uniform(11))
 line("layer_norm.offset", lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b, 1e-5),
      uniform(2, 3, 11, low=30, high=31), uniform(11), uniform(11))
+line("rms_norm", lambda x, w: F.rms_norm(x, x.shape[-1:], w, 1e-6), uniform(2, 3, 11), uniform(11))
+line("rms_norm.eps", lambda x, w: F.rms_norm(x, x.shape[-1:], w, 0.5), uniform(5, 16), uniform(16))
 line("group_norm", lambda x, w, b: group_norm(x, 4, w, b, 1e-5), uniform(2, 3, 3, 8), uniform(8), uniform(8))
 line("group_norm.one_sample", lambda x, w, b: group_norm(x, 4, w, b, 1e-5), uniform(1, 3, 3, 8), uniform(8), uniform(8))
 line("group_norm.offset", lambda x, w, b: group_norm(x, 4, w, b, 1e-5),
