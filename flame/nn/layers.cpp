@@ -79,6 +79,11 @@ LayerNorm::LayerNorm(const Scope& scope, float eps, int64_t width)
 
 Tensor LayerNorm::operator()(const Tensor& x) const { return layer_norm(x, weight_, bias_, eps_); }
 
+RmsNorm::RmsNorm(const Scope& scope, float eps, int64_t width)
+    : weight_(load_vector(scope, "weight", width)), eps_(eps) {}
+
+Tensor RmsNorm::operator()(const Tensor& x) const { return rms_norm(x, weight_, eps_); }
+
 GroupNorm::GroupNorm(const Scope& scope, float eps, int64_t channels, int groups)
     : weight_(load_vector(scope, "weight", channels)),
       bias_(scope.weight("bias", weight_.shape())),

@@ -91,6 +91,16 @@ class LayerNorm {
   float eps_;
 };
 
+class RmsNorm {
+ public:
+  explicit RmsNorm(const Scope& scope, float eps = 1e-6f, int64_t width = any_size);
+  Tensor operator()(const Tensor& x) const;
+
+ private:
+  Tensor weight_;
+  float eps_;
+};
+
 class GroupNorm {
  public:
   GroupNorm(const Scope& scope, float eps, int64_t channels = any_size, int groups = 32);

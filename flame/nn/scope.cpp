@@ -34,6 +34,12 @@ Scope Scope::operator/(std::string_view child) const {
   return result;
 }
 
+Scope Scope::in(DType dtype) const {
+  Scope result = *this;
+  result.dtype_ = dtype;
+  return result;
+}
+
 std::string Scope::full(std::string_view name) const {
   if (path_.empty() || name.empty()) return path_ + std::string(name);
   return path_ + "." + std::string(name);

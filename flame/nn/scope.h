@@ -39,6 +39,7 @@ class Scope {
   Scope(const WeightSource& source, DType dtype, Device device);
   Scope operator/(std::string_view child) const;
   Scope operator/(int64_t child) const { return *this / std::to_string(child); }
+  Scope in(DType dtype) const;                       // the same place, with weights of another dtype
   const std::string& path() const { return path_; }  // "" at the root
   std::string full(std::string_view name) const;     // path and name joined by a dot
   DType dtype() const { return dtype_; }

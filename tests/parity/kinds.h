@@ -11,6 +11,7 @@ struct Results {
 
 // Each computes what a case of its kind expects. Throws what the code under test throws.
 Tensors text(const Case& c);
+Tensors t5(const Case& c);
 Tensors text_lora(const Case& c);
 Tensors vae_encode(const Case& c);
 Tensors vae_decode(const Case& c);

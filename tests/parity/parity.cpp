@@ -13,9 +13,19 @@ namespace fs = std::filesystem;
 
 using Kind = Tensors (*)(const Case&);
 const std::map<std::string, Kind> kinds = {
-    {"text", text},   {"text_lora", text_lora}, {"vae_encode", vae_encode}, {"vae_decode", vae_decode},
-    {"unet", unet},   {"unet_lora", unet_lora}, {"unet_loss", unet_loss},   {"schedule", schedule},
-    {"train", train}, {"optimizer", optimizer}, {"sampler", sampler},       {"drawing", drawing},
+    {"t5", t5},
+    {"text", text},
+    {"text_lora", text_lora},
+    {"vae_encode", vae_encode},
+    {"vae_decode", vae_decode},
+    {"unet", unet},
+    {"unet_lora", unet_lora},
+    {"unet_loss", unet_loss},
+    {"schedule", schedule},
+    {"train", train},
+    {"optimizer", optimizer},
+    {"sampler", sampler},
+    {"drawing", drawing},
 };
 
 Results run(const Case& c) {

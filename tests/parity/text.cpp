@@ -1,3 +1,4 @@
+#include "eri/models/t5_encoder.h"
 #include "flame/autograd/tape.h"
 #include "flame/ops/pointwise.h"
 #include "kinds.h"
@@ -12,6 +13,11 @@ Tensors text(const Case& c) {
   results["hidden_g"] = g.hidden;
   results["pooled"] = g.pooled;
   return results;
+}
+
+Tensors t5(const Case& c) {
+  const auto file = c.checkpoint.empty() ? c.folder / "weights.safetensors" : c.checkpoint;
+  return {{"hidden", T5Encoder::from_safetensors(file, c.device, c.dtype).encode(c.input("ids"))}};
 }
 
 Tensors text_lora(const Case& c) {
