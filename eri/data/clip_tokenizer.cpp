@@ -4,13 +4,13 @@
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
 #include <unicode/uniset.h>
-#include <unicode/utf8.h>
 
 #include <algorithm>
 #include <limits>
 #include <sstream>
 #include <string>
 
+#include "eri/data/utf8.h"
 #include "eri/data/vocab/clip_merges.h"
 #include "flame/core/error.h"
 
@@ -20,33 +20,6 @@ namespace {
 constexpr std::string_view kStartText = "<|startoftext|>", kEndText = "<|endoftext|>";
 constexpr int32_t kWordEnd = 256;  // from the id of a byte to that of the same byte at the end of a word
 constexpr int32_t kNoMerge = std::numeric_limits<int32_t>::max();
-
-// Takes one code point off the front of valid UTF-8.
-UChar32 take(std::string_view& text) {
-  UChar32 c;
-  int32_t size = 0;
-  U8_NEXT(text.data(), size, static_cast<int32_t>(text.size()), c);
-  text.remove_prefix(size);
-  return c;
-}
-
-void append(UChar32 c, std::string& text) {
-  char bytes[U8_MAX_LENGTH];
-  int32_t size = 0;
-  U8_APPEND_UNSAFE(bytes, size, c);
-  text.append(bytes, size);
-}
-
-void require_utf8(std::string_view text) {
-  constexpr size_t kMost = std::numeric_limits<int32_t>::max() / 4;  // ICU counts in int32, and NFC may grow a text
-  if (text.size() > kMost) flame::fail("tokenize: a text of ", text.size(), " bytes is longer than ", kMost);
-  for (int32_t at = 0, size = static_cast<int32_t>(text.size()); at < size;) {
-    const int32_t start = at;
-    UChar32 c;
-    U8_NEXT(text.data(), at, size, c);
-    if (c < 0) flame::fail("tokenize: the text is not valid UTF-8 at byte ", start);
-  }
-}
 
 // NFC of Unicode 9, as in the tokenizers library: to it a newer combining mark is no mark, and stops composition.
 std::string compose(std::string_view text) {
@@ -64,9 +37,10 @@ std::string compose(std::string_view text) {
 std::string lower_case(std::string_view text) {
   std::string lower;
   for (std::string_view rest = text; !rest.empty();) {
-    const UChar32 c = take(rest);
-    append(u_tolower(c), lower);
-    if (c == 0x130) append(0x307, lower);  // the one letter whose lower case is two whatever stands around it
+    const UChar32 c = take_code_point(rest);
+    append_code_point(u_tolower(c), lower);
+    if (c == 0x130)
+      append_code_point(0x307, lower);  // the one letter whose lower case is two whatever stands around it
   }
   return lower;
 }
@@ -88,8 +62,9 @@ std::string_view take_word(std::string_view& text) {
     }
   }
   std::string_view rest = text;
-  const Kind kind = kind_of(take(rest));
-  for (std::string_view next = rest; kind != Kind::number && !next.empty() && kind_of(take(next)) == kind;) rest = next;
+  const Kind kind = kind_of(take_code_point(rest));
+  for (std::string_view next = rest; kind != Kind::number && !next.empty() && kind_of(take_code_point(next)) == kind;)
+    rest = next;
   const std::string_view word = text.substr(0, text.size() - rest.size());
   text = rest;
   return kind == Kind::space ? "" : word;
@@ -111,7 +86,7 @@ ClipTokenizer::ClipTokenizer() {
     for (int byte = 0; byte < 256; ++byte) {
       if (is_visible(byte) != visible) continue;
       std::string symbol;
-      append(visible ? byte : substitute++, symbol);
+      append_code_point(visible ? byte : substitute++, symbol);
       ids[symbol] = id;
       ids[symbol + "</w>"] = id + kWordEnd;
       byte_ids_[byte] = id++;
@@ -136,16 +111,6 @@ std::vector<int32_t> ClipTokenizer::encode(std::string_view text) const {
     ids.push_back(start < end ? kStart : kEnd);
     text.remove_prefix(first + (start < end ? kStartText : kEndText).size());
   }
-}
-
-ClipTokenizer::Frame ClipTokenizer::frame(std::span<const int32_t> ids, int32_t pad) {
-  const size_t count = std::min(ids.size(), kLength - 2);
-  Frame frame{.ids = {}, .cut = ids.size() - count};
-  frame.ids.fill(pad);
-  frame.ids[0] = kStart;
-  std::copy_n(ids.begin(), count, frame.ids.begin() + 1);
-  frame.ids[count + 1] = kEnd;
-  return frame;
 }
 
 void ClipTokenizer::append_text(std::string_view text, std::vector<int32_t>& ids) const {

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -16,20 +15,12 @@ class ClipTokenizer {
  public:
   static constexpr int32_t kStart = 49406, kEnd = 49407;
   static constexpr int32_t kPadL = kEnd, kPadG = 0;  // what SDXL puts behind the end for CLIP-L and CLIP-G
-  static constexpr size_t kLength = 77;
-
-  struct Frame {
-    std::array<int32_t, kLength> ids;
-    size_t cut;  // how many ids did not fit
-  };
+  static constexpr size_t kLength = 77;              // of what a text encoder takes at once: clip_chunks.h
 
   ClipTokenizer();
 
   // All ids of a UTF-8 text, without start and end. Throws flame::Error with the byte offset if it is not UTF-8.
   std::vector<int32_t> encode(std::string_view text) const;
-
-  // What a text encoder takes: start, the first 75 ids, end, then `pad`.
-  static Frame frame(std::span<const int32_t> ids, int32_t pad);
 
  private:
   void append_text(std::string_view text, std::vector<int32_t>& ids) const;

@@ -12,15 +12,15 @@ namespace {
 
 constexpr int32_t kEnd = 49407;
 
-// Where in [N T] rows the first end token of each of N texts stands.
+// Where in [N T] rows the first end token of each of N texts stands; its first row where there is none, as in
+// sd-scripts and ComfyUI.
 Tensor first_ends(const Tensor& ids) {
   const int64_t n = ids.dim(0), length = ids.dim(1);
   const std::vector<int32_t> host = ids.to_host<int32_t>();
   std::vector<int32_t> rows(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) {
     const auto begin = host.begin() + i * length, end = begin + length, first = std::find(begin, end, kEnd);
-    require(first != end, "CLIPTextEncoder", "text ", i, " has no end token (", kEnd, ")");
-    rows[i] = static_cast<int32_t>(first - host.begin());
+    rows[i] = static_cast<int32_t>((first == end ? begin : first) - host.begin());
   }
   return Tensor::from(rows, {n}, ids.device());
 }

@@ -3,7 +3,7 @@
 #include <span>
 #include <string>
 
-#include "eri/data/clip_tokenizer.h"
+#include "eri/data/clip_chunks.h"
 #include "eri/models/checkpoint.h"
 #include "eri/models/clip_text.h"
 
@@ -11,13 +11,21 @@ namespace eri {
 
 // What SDXL's UNet is told of a text.
 struct TextConditioning {
-  Tensor context;  // [N, 77, C]: both encoders' hidden states side by side
-  Tensor pooled;   // [N, P]: CLIP-G's
+  Tensor context;  // [N, T, C]: both encoders' hidden states side by side
+  Tensor pooled;   // [N, P]: CLIP-G's, of a text's first chunk
 };
 
-struct TokenIds {
-  Tensor clip_l, clip_g;  // [N, 77] i32; they differ in what stands behind the end
-};
+// Texts through one CLIP encoder; behind the end of each stands `pad`. The pooled vectors are those of first chunks,
+// none without a projection.
+//
+// Captions as sd-scripts trains on them with max_token_length = 75 chunks: the chunks' states without the starts and
+// ends between them, [N, 75 chunks + 2, width].
+TextEncoding encode_captions(const CLIPTextEncoder& encoder, const ClipTokenizer& tokenizer, int32_t pad,
+                             std::span<const std::string> captions, int64_t chunks = 1);
+// Prompts as ComfyUI draws them: all chunks whole, each state moved away from that of an empty prompt by its weight.
+// One of fewer chunks than others is repeated, which attention does not see: [N, 77 k, width].
+TextEncoding encode_prompts(const CLIPTextEncoder& encoder, const ClipTokenizer& tokenizer, int32_t pad,
+                            std::span<const std::string> prompts);
 
 // The two text encoders of SDXL and their common tokenizer.
 struct TextEncoders {
@@ -27,9 +35,8 @@ struct TextEncoders {
   static TextEncoders from_safetensors(const std::filesystem::path& path, flame::Device device = flame::Device::cpu(),
                                        flame::DType dtype = flame::DType::f32);
   static TextEncoders from_checkpoint(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype);
-  TokenIds tokenize(std::span<const std::string> captions) const;
-  TextConditioning encode(const TokenIds& ids) const;
-  TextConditioning encode(std::span<const std::string> captions) const { return encode(tokenize(captions)); }
+  TextConditioning captions(std::span<const std::string> captions, int64_t chunks = 1) const;
+  TextConditioning prompts(std::span<const std::string> prompts) const;
 };
 
 }  // namespace eri

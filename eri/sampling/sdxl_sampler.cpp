@@ -94,7 +94,7 @@ Tensor SDXLSampler::sample_latents(std::span<const SampleRequest> requests, cons
   for (size_t row = 0; row < first.texts().size(); ++row) {
     for (const SampleRequest& request : requests) texts.push_back(request.texts().at(row));
   }
-  const auto [context, pooled] = text.encode(texts);
+  const auto [context, pooled] = text.prompts(texts);
   const auto height = static_cast<float>(first.options.height), width = static_cast<float>(first.options.width);
   const Tensor ids = Tensor::from({height, width, 0.0f, 0.0f, height, width}, {1, 6}, device);
   const Conditioning condition{unet.read_text(context), pooled, flame::repeat(ids, 0, std::ssize(texts))};

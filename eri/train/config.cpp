@@ -36,6 +36,8 @@ constexpr ConfigKey keys[] = {
     {"train_data_dir", &TrainConfig::train_data_dir, model_group,
      "folder of pictures (JPEG, PNG, WebP), each with its caption in a text file of the same name"},
     {"caption_extension", &TrainConfig::caption_extension, model_group, "ending of the caption files"},
+    {"max_token_length", &TrainConfig::max_token_length, model_group,
+     "how much of a caption is used, in tokens: 75, 150, 225 or a larger multiple of 75"},
     {"resolution", &TrainConfig::resolution, model_group,
      "size that pictures are resized and cropped to: 1024, or width,height"},
     {"network_dim", &TrainConfig::network_dim, network_group, "rank of the LoRA"},
@@ -338,6 +340,8 @@ void validate(const TrainConfig& config) {
   check(!config.output_name.empty() && config.output_name.find('/') == std::string::npos,
         "output_name: expected a file name without a folder, got '", config.output_name, "'");
   check(!config.output_dir.empty(), "output_dir: missing");
+  check(config.max_token_length >= 75 && config.max_token_length <= 7500 && config.max_token_length % 75 == 0,
+        "max_token_length: expected a multiple of 75 from 75 to 7500, got ", config.max_token_length);
   for (int64_t side : {config.resolution.width, config.resolution.height}) {
     check(side >= 64 && side % 8 == 0 && side <= 8192, "resolution: expected multiples of 8 from 64 to 8192, got ",
           side);

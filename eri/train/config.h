@@ -26,6 +26,7 @@ struct TrainConfig {
   std::optional<bool> v_parameterization, zero_terminal_snr;  // none: as the checkpoint says
   std::string train_data_dir;
   std::string caption_extension = ".txt";
+  int64_t max_token_length = 75;
   Resolution resolution;
   std::string output_dir = "output";
   std::string output_name = "lora";

@@ -26,6 +26,9 @@ class Family {
   // what is trained: a GPU need not hold both. Captions and sizes, one each, become rows; pixels are [N, 3, H, W].
   virtual Conditioning encode_text(const std::vector<std::string>& captions,
                                    const std::vector<SizeConditioning>& sizes) const = 0;
+  // Prompts as ComfyUI encodes them for drawing; captions are encoded as sd-scripts does for training.
+  virtual Conditioning encode_prompts(const std::vector<std::string>& prompts,
+                                      const std::vector<SizeConditioning>& sizes) const = 0;
   virtual flame::Tensor encode_pictures(const flame::Tensor& pixels, const flame::Tensor& noise) const = 0;
   // How many of them are encoded together quicker than one by one.
   virtual size_t captions_at_once() const = 0;
@@ -68,8 +71,10 @@ class Family {
 };
 
 // Stable Diffusion XL. The UNet and the text encoders compute in `dtype`, the autoencoder
-// in vae_dtype(). The UNet is loaded by load_network().
+// in vae_dtype(). The UNet is loaded by load_network(). Captions are cut after `max_token_length` tokens, a multiple of
+// 75.
 std::unique_ptr<Family> load_sdxl(const Checkpoint& checkpoint, flame::Device device,
-                                  flame::DType dtype = flame::DType::f32, bool no_half_vae = false);
+                                  flame::DType dtype = flame::DType::f32, bool no_half_vae = false,
+                                  int64_t max_token_length = 75);
 
 }  // namespace eri

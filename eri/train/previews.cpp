@@ -42,7 +42,7 @@ Previews::Previews(const TrainConfig& config, const std::vector<SampleRequest>& 
     }
     const std::vector<std::string> texts = request.texts();
     const std::vector<SizeConditioning> sizes(texts.size(), {height, width, 0, 0, height, width});
-    previews_.push_back({request, family.encode_text(texts, sizes), family.latent_shape(1, height, width)});
+    previews_.push_back({request, family.encode_prompts(texts, sizes), family.latent_shape(1, height, width)});
   }
 }
 

@@ -152,7 +152,8 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
     const Checkpoint checkpoint(base);
     checkpoint_bytes_ = checkpoint.bytes();
     notices_.push_back("the model " + checkpoint.parametrization().sentence());
-    family_ = load_sdxl(checkpoint, device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae);
+    family_ = load_sdxl(checkpoint, device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae,
+                         config_.max_token_length);
     flame::synchronize(device);
   } catch (...) {
     pictures.get();
@@ -173,7 +174,8 @@ void Trainer::encode_all() {
   for (const std::string& notice : dataset_.notices()) notices_.push_back(notice);
   for (const Sample& sample : dataset_.samples()) {
     if (const size_t cut = family_->tokens_cut(sample.caption))
-      notices_.push_back(text(sample.name, ": the last ", cut, " tokens of its caption do not fit into 75, not used"));
+      notices_.push_back(text(sample.name, ": the last ", cut, " tokens of its caption do not fit into ",
+                              config_.max_token_length, " and are not used; --max_token_length may be raised"));
   }
   ProgressLine progress;
   const double begun = now();

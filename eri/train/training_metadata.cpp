@@ -94,6 +94,7 @@ flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset&
       {"ss_ip_noise_gamma_random_strength", boolean(config.ip_noise_gamma_random_strength)},
       {"ss_optimizer", flame::text(config.optimizer_type, "(weight_decay=", python_text(config.weight_decay), ")")},
       {"ss_seed", integer(config.seed)},
+      {"ss_max_token_length", config.max_token_length == 75 ? "None" : integer(config.max_token_length)},
       {"ss_mixed_precision", config.mixed_precision},
       {"ss_resolution", flame::text("(", width, ", ", height, ")")},
       {"ss_num_train_images", integer(images)},

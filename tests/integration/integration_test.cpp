@@ -101,8 +101,8 @@ TEST(TextEncoder, TurnsACaptionIntoIdsAndEmbeddings) {
   const auto ids = tokenizer.encode("a photo of a cat");
   EXPECT_EQ(ids, (std::vector<int32_t>{320, 1125, 539, 320, 2368}));  // transformers' CLIPTokenizer
   const auto encode = [&](const char* text) {
-    const auto framed = ClipTokenizer::frame(tokenizer.encode(text), ClipTokenizer::kPadL);
-    const Tensor tokens = Tensor::from(std::vector(framed.ids.begin(), framed.ids.end()), {1, 77});
+    const auto chunk = caption_chunks(tokenizer.encode(text), 1, ClipTokenizer::kPadL).front();
+    const Tensor tokens = Tensor::from(std::vector(chunk.ids.begin(), chunk.ids.end()), {1, 77});
     return CLIPTextEncoder::from_safetensors(model).encode(tokens).hidden;
   };
   const Tensor cat = encode("a photo of a cat");

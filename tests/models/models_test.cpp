@@ -260,18 +260,43 @@ TEST(VAE, SamplesThePosterior) {
 TEST(TextEncoders, GiveTheUNetItsWidths) {
   const TextEncoders text = TextEncoders::from_safetensors(kModel);
   const std::vector<std::string> captions = {"blueprint of a cat", ""};
-  const TextConditioning encoded = text.encode(captions);
+  const TextConditioning encoded = text.captions(captions);
   EXPECT_EQ(encoded.context.shape(), (Shape{2, 77, unet().context_width()}));
   EXPECT_EQ(encoded.pooled.shape(), (Shape{2, unet().pooled_width()}));
-  const TokenIds ids = text.tokenize(captions);
-  EXPECT_EQ(ids.clip_l.to_host<int32_t>()[76], 49407);
-  EXPECT_EQ(ids.clip_g.to_host<int32_t>()[76], 0);
+  EXPECT_EQ(text.captions(captions, 3).context.shape(), (Shape{2, 227, unet().context_width()}));
   EXPECT_EQ(CLIPTextEncoder::from_safetensors(kModel).width(), text.clip_l.width());
-  EXPECT_FALSE(text.clip_l.encode(ids.clip_l).pooled.defined());
-  EXPECT_NE(error_of([&] {
-              text.clip_g.encode(Tensor::zeros({1, 77}, DType::i32));
-            }).find("text 0 has no end token"),
-            std::string::npos);
+  EXPECT_FALSE(encode_captions(text.clip_l, text.tokenizer, 0, captions).pooled.defined());
+}
+
+// Two prompts go through the UNet together, for guidance: attention does not see that one is there several times.
+TEST(TextEncoders, RepeatTheShorterOfTwoPrompts) {
+  const TextEncoders text = TextEncoders::from_safetensors(kModel);
+  std::string words;
+  for (int i = 0; i < 90; ++i) words += "word ";
+  const std::vector<std::string> prompts = {"a cat", words, words + words};
+  const TextConditioning encoded = text.prompts(prompts);
+  ASSERT_EQ(encoded.context.shape(), (Shape{3, 6 * 77, unet().context_width()}));
+  for (int64_t i = 0; i < 3; ++i) {
+    const Tensor alone = text.prompts(std::span(prompts).subspan(static_cast<size_t>(i), 1)).context;
+    const Tensor row = encoded.context.rows(i, 1);
+    for (int64_t begin = 0; begin < row.dim(1); begin += alone.dim(1)) {
+      const Tensor difference = row.narrow(1, begin, alone.dim(1)) - alone;
+      EXPECT_LT(std::sqrt((difference * difference).sum().item() / (alone * alone).sum().item()), 1e-6);
+    }
+  }
+}
+
+// sd-scripts' chunks can lack an end where "!", whose id is the padding's, fills one up.
+TEST(TextEncoders, PoolTheFirstPositionWhereThereIsNoEnd) {
+  const TextEncoders text = TextEncoders::from_safetensors(kModel);
+  std::vector<int32_t> ids(77, 0);
+  const auto pooled = [&] { return text.clip_g.encode(Tensor::from(ids, {1, 77})).pooled.to_host<float>(); };
+  const auto without = pooled();
+  ids[0] = ClipTokenizer::kEnd;
+  EXPECT_NE(pooled(), without);
+  ids[0] = 0;
+  ids[50] = ClipTokenizer::kEnd;  // position 0 does not see it
+  EXPECT_NE(pooled(), without);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "eri/models/t5_encoder.h"
+#include "eri/models/text_conditioning.h"
 #include "flame/autograd/tape.h"
 #include "flame/ops/pointwise.h"
 #include "kinds.h"
@@ -18,6 +19,37 @@ Tensors text(const Case& c) {
 Tensors t5(const Case& c) {
   const auto file = c.checkpoint.empty() ? c.folder / "weights.safetensors" : c.checkpoint;
   return {{"hidden", T5Encoder::from_safetensors(file, c.device, c.dtype).encode(c.input("ids"))}};
+}
+
+namespace {
+
+std::vector<std::string> texts(const Case& c) { return c.params.at("texts"); }
+
+TextEncoders encoders(const Case& c) { return {.tokenizer = {}, .clip_l = make_clip_l(c), .clip_g = make_clip_g(c)}; }
+
+}  // namespace
+
+Tensors prompts(const Case& c) {
+  const TextEncoders text = encoders(c);
+  Tensors results;
+  for (const std::string& prompt : texts(c)) {
+    const auto number = std::to_string(results.size() / 2);
+    const auto [context, pooled] = text.prompts(std::span(&prompt, 1));
+    results["context." + number] = context;
+    results["pooled." + number] = pooled;
+  }
+  return results;
+}
+
+Tensors captions(const Case& c) {
+  const TextEncoders text = encoders(c);
+  Tensors results;
+  for (const int64_t length : c.params.at("max_token_length")) {
+    const auto [context, pooled] = text.captions(texts(c), length / kChunkTokens);
+    results["context." + std::to_string(length)] = context;
+    results["pooled." + std::to_string(length)] = pooled;
+  }
+  return results;
 }
 
 Tensors text_lora(const Case& c) {

@@ -1,13 +1,20 @@
-"""Writes tests/data/clip_tokenizer_texts.json: texts and the ids that transformers gives for them.
+"""Writes tests/data/clip_tokenizer_texts.json.zst: texts and the ids that transformers gives for them.
 
-Python 3.11 (Unicode 14), transformers 5.23.0, tokenizers 0.23.3:  python tests/reference/clip_tokenizer.py
-Of some 5000 random texts it keeps those that tell CLIP's rules from similar ones: a text stays if a tokenizer with one rule
-changed gives other ids for it, the shortest few for each such change.
+Python 3.11 (Unicode 14), transformers 5.23.0, tokenizers 0.23.3 and the program zstd:
+
+    python tests/reference/clip_tokenizer.py
+    python tests/reference/clip_tokenizer.py --case DIR --count 100000      (a parity case with so many texts)
+
+First come those that tell CLIP's rules from similar ones: of some 5000 random texts one stays if a tokenizer with one rule
+changed gives other ids for it, the shortest few for each such change. Then come random texts as they are.
 """
+
+import argparse
 
 import gzip
 import json
 import random
+import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -16,7 +23,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT_PER_CHANGE = 24
+KEPT_PER_CHANGE, COUNT = 24, 3000
 
 FIXED = """'s 'S 'ſ ''s don''t y'all'd've I'M'LL 'tis 'r 're'd'l'll !'s !!'ve 1'd É's ’s 've've
 <|startoftext|> <|endoftext|><|endoftext|> <|STARTOFTEXT|>!! !<|ENDOFTEXT|>! <|EndOfText|>s <|endoftext|>'s
@@ -58,7 +65,7 @@ def random_text(rng, numbers, marks):
         codes = (rng.randrange(low, high) for _ in range(rng.randint(1, 8)))
         return "".join(chr(code) for code in codes if is_settled(code))
 
-    return "".join(piece() + rng.choice(["", "", " ", "'s", "'LL"]) for _ in range(rng.randint(1, 7)))
+    return "".join(piece() + rng.choice(["", "", " ", ", ", "'s", "'LL"]) for _ in range(rng.randint(1, 7)))
 
 
 def random_texts(count, seed=1):
@@ -104,14 +111,43 @@ def ids(tokenizer, texts):
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-if __name__ == "__main__":
+def framed(ids, padding):
+    return ([49406] + ids[:75] + [49407] + [padding] * 77)[:77]
+
+
+def write_case(folder, entries):
+    """A parity case of texts with their ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    case = {"kind": "tokenize", "about": f"{len(entries)} texts", "geometry": None, "seed": None, "params": {}, "tolerance": 0,
+            "tolerances": {}, "groups": {}}
+    (folder / "case.json").write_text(json.dumps(case) + "\n")
+    for entry in entries:
+        entry.update(clip_l=framed(entry["ids"], 49407), clip_g=framed(entry["ids"], 0))
+    (folder / "texts.json").write_text(json.dumps(entries))
+
+
+def telling():
     texts = sorted(set(random_texts(5000)), key=lambda text: (len(text), text))
     expected = ids(clip(), texts)
     kept = set()
     for number, tokenizer in enumerate(changed()):
-        telling = [text for text, right, wrong in zip(texts, expected, ids(tokenizer, texts)) if right != wrong]
-        print(f"change {number}: {len(telling)} texts differ", file=sys.stderr)
-        kept.update(telling[:KEPT_PER_CHANGE])
-    kept = list(dict.fromkeys(FIXED)) + [text for text in texts if text in kept and text not in FIXED]
-    lines = (json.dumps({"text": t, "ids": i}, separators=(",", ":")) for t, i in zip(kept, ids(clip(), kept)))
-    (ROOT / "tests/data/clip_tokenizer_texts.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        different = [text for text, right, wrong in zip(texts, expected, ids(tokenizer, texts)) if right != wrong]
+        print(f"change {number}: {len(different)} texts differ", file=sys.stderr)
+        kept.update(different[:KEPT_PER_CHANGE])
+    return list(dict.fromkeys(FIXED)) + [text for text in texts if text in kept and text not in FIXED]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--case", type=Path)
+    parser.add_argument("--count", type=int, default=COUNT)
+    arguments = parser.parse_args()
+    first = [] if arguments.case else telling()
+    texts = list(dict.fromkeys(first + random_texts(arguments.count + 5000, seed=3)))[: arguments.count]
+    entries = [{"text": text, "ids": found} for text, found in zip(texts, ids(clip(), texts))]
+    if arguments.case:
+        write_case(arguments.case, entries)
+    else:
+        lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+        subprocess.run(["zstd", "--ultra", "-22", "-q", "-f", "-o", ROOT / "tests/data/clip_tokenizer_texts.json.zst"],
+                       input=f"[\n{lines}\n]\n".encode(), check=True)

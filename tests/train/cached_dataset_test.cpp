@@ -86,6 +86,9 @@ class Telling : public Family {
     const int64_t count = std::ssize(captions);
     return {Tensor::from(lengths, {count, 1, 1}), Tensor::from(hashes, {count, 1}), time_ids(sizes)};
   }
+  Conditioning encode_prompts(const std::vector<std::string>&, const std::vector<SizeConditioning>&) const override {
+    return {};
+  }
   Tensor time_ids(const std::vector<SizeConditioning>& sizes) const override {
     return Tensor::full({std::ssize(sizes), 6}, static_cast<double>(sizes.front().original_width));
   }

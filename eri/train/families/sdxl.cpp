@@ -22,8 +22,10 @@ std::jthread reader_of(const Checkpoint& checkpoint) {
 
 class Sdxl : public Family {
  public:
-  Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool no_half_vae)
+  Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool no_half_vae,
+       int64_t max_token_length)
       : device_(device),
+        chunks_(max_token_length / kChunkTokens),
         vae_dtype_(vae_dtype(dtype, device, no_half_vae)),
         prediction_(checkpoint.parametrization().v_prediction ? Prediction::v : Prediction::epsilon),
         schedule_(checkpoint.parametrization().zero_terminal_snr, device),
@@ -37,7 +39,13 @@ class Sdxl : public Family {
 
   Conditioning encode_text(const std::vector<std::string>& captions,
                            const std::vector<SizeConditioning>& sizes) const override {
-    const TextConditioning encoded = text().encode(captions);
+    const TextConditioning encoded = text().captions(captions, chunks_);
+    return {encoded.context, encoded.pooled, time_ids(sizes).to(device_)};
+  }
+
+  Conditioning encode_prompts(const std::vector<std::string>& prompts,
+                              const std::vector<SizeConditioning>& sizes) const override {
+    const TextConditioning encoded = text().prompts(prompts);
     return {encoded.context, encoded.pooled, time_ids(sizes).to(device_)};
   }
 
@@ -90,7 +98,8 @@ class Sdxl : public Family {
   }
 
   size_t tokens_cut(const std::string& caption) const override {
-    return ClipTokenizer::frame(text().tokenizer.encode(caption), ClipTokenizer::kPadL).cut;
+    const size_t tokens = text().tokenizer.encode(caption).size(), room = static_cast<size_t>(chunks_ * kChunkTokens);
+    return tokens - std::min(tokens, room);
   }
 
   LoraTargets trained_targets() const override { return lora_targets(unet(), LoraPart::unet); }
@@ -138,6 +147,7 @@ class Sdxl : public Family {
   }
 
   flame::Device device_;
+  int64_t chunks_;  // of CLIP's, for a caption
   flame::DType vae_dtype_;
   Prediction prediction_;
   NoiseSchedule schedule_;
@@ -154,8 +164,8 @@ class Sdxl : public Family {
 }  // namespace
 
 std::unique_ptr<Family> load_sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype,
-                                  bool no_half_vae) {
-  return std::make_unique<Sdxl>(checkpoint, device, dtype, no_half_vae);
+                                  bool no_half_vae, int64_t max_token_length) {
+  return std::make_unique<Sdxl>(checkpoint, device, dtype, no_half_vae, max_token_length);
 }
 
 }  // namespace eri
