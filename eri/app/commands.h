@@ -14,6 +14,7 @@ namespace eri {
 
 void add_train(CLI::App& app);
 void add_sample(CLI::App& app);
+void add_encode(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_init_lora(CLI::App& app);

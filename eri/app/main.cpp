@@ -126,6 +126,7 @@ int run(int argc, char** argv) {
   add_train(app);
   add_sample(app);
   add_evaluate(app);
+  add_encode(app);
   add_inspect(app);
   add_verify(app);
   add_init_lora(app);

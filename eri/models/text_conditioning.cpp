@@ -14,12 +14,6 @@ namespace {
 
 constexpr int64_t kLength = ClipTokenizer::kLength;
 
-Tensor ids_of(std::span<const ClipChunk> chunks, Device device) {
-  std::vector<int32_t> ids;
-  for (const ClipChunk& chunk : chunks) ids.insert(ids.end(), chunk.ids.begin(), chunk.ids.end());
-  return Tensor::from(ids, {std::ssize(chunks), kLength}, device);
-}
-
 bool has_weights(const ClipChunk& chunk) {
   return std::any_of(chunk.weights.begin(), chunk.weights.end(), [](float weight) { return weight != 1; });
 }
@@ -39,6 +33,12 @@ TextConditioning side_by_side(const TextEncoding& l, const TextEncoding& g) {
 }
 
 }  // namespace
+
+Tensor ids_of(std::span<const ClipChunk> chunks, Device device) {
+  std::vector<int32_t> ids;
+  for (const ClipChunk& chunk : chunks) ids.insert(ids.end(), chunk.ids.begin(), chunk.ids.end());
+  return Tensor::from(ids, {std::ssize(chunks), kLength}, device);
+}
 
 TextEncoding encode_captions(const CLIPTextEncoder& encoder, const ClipTokenizer& tokenizer, int32_t pad,
                              std::span<const std::string> captions, int64_t chunks) {

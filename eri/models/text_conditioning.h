@@ -15,6 +15,8 @@ struct TextConditioning {
   Tensor pooled;   // [N, P]: CLIP-G's, of a text's first chunk
 };
 
+Tensor ids_of(std::span<const ClipChunk> chunks, flame::Device device);  // [chunks, 77] i32
+
 // Texts through one CLIP encoder; behind the end of each stands `pad`. The pooled vectors are those of first chunks,
 // none without a projection.
 //

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
+#include <sstream>
 #include <utility>
 
+#include "eri/data/utf8.h"
 #include "eri/diffusion/samplers.h"
 #include "eri/diffusion/sigma_schedules.h"
 #include "flame/core/error.h"
@@ -99,8 +100,7 @@ SampleRequest parse_prompt(std::string_view line, SampleRequest request) {
 
 std::vector<SampleRequest> read_prompts(const std::filesystem::path& file, const SampleRequest& request,
                                         uint64_t pictures) {
-  std::ifstream in(file);
-  if (!in) fail(file.string(), ": cannot be read; expected a text file with one prompt a line");
+  std::istringstream in(read_utf8(file));
   std::vector<SampleRequest> requests;
   int number = 0;
   for (std::string line; std::getline(in, line);) {
@@ -115,7 +115,7 @@ std::vector<SampleRequest> read_prompts(const std::filesystem::path& file, const
       fail(file.string(), ", line ", number, ": ", error.what());
     }
   }
-  if (in.bad() || requests.empty()) fail(file.string(), ": there is no prompt in it; expected one a line");
+  if (requests.empty()) fail(file.string(), ": there is no prompt in it; expected one a line");
   return requests;
 }
 

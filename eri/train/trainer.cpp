@@ -153,7 +153,7 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
     checkpoint_bytes_ = checkpoint.bytes();
     notices_.push_back("the model " + checkpoint.parametrization().sentence());
     family_ = load_sdxl(checkpoint, device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae,
-                         config_.max_token_length);
+                        config_.max_token_length);
     flame::synchronize(device);
   } catch (...) {
     pictures.get();

@@ -64,6 +64,7 @@ TEST(SampleRequests, MistakesAreNamedWithTheirLine) {
   expect("a cat --ss pndm\n", {"line 1", "'pndm'", "dpmpp_2m"});
   expect("a cat --l 3,5\n", {"--l", "'3,5'"});
   expect("# nothing\n\n", {"no prompt"});
+  expect("a cat\ncaf\xe9\n", {"not UTF-8 at byte 9"});
   const std::string message = error_of([&] { read_prompts(folder / "nowhere.txt", {}); });
   EXPECT_NE(message.find("nowhere.txt"), message.npos);
 }

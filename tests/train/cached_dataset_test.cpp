@@ -59,6 +59,20 @@ TEST_F(Tiny, HoldsWhatTheEncodersMakeOfEachSampleAlone) {
   }
 }
 
+TEST_F(Tiny, ReadsAsMuchOfACaptionAsItIsTold) {
+  std::string words;
+  for (int i = 0; i < 160; ++i) words += "word ";
+  EXPECT_EQ(family_->tokens_cut(words), 85u);
+  EXPECT_EQ(family_->tokens_cut("a cat"), 0u);
+  EXPECT_EQ(family_->encode_text({words}, {{}}).context.dim(1), 77);
+  EXPECT_EQ(family_->encode_prompts({words}, {{}}).context.dim(1), 3 * 77);
+  const auto longer =
+      load_sdxl(Checkpoint("models/eri-tiny.safetensors"), flame::Device::cpu(), flame::DType::f32, false, 150);
+  EXPECT_EQ(longer->tokens_cut(words), 10u);
+  EXPECT_EQ(longer->encode_text({words}, {{}}).context.dim(1), 152);
+  EXPECT_EQ(longer->encode_text({"a cat"}, {{}}).context.dim(1), 152);
+}
+
 TEST_F(Tiny, AsksForWhatIsThereOnly) {
   EXPECT_NE(error_of([&] { family_->trained_targets(); }).find("call load_network() before"), std::string::npos);
   family_->load_network();

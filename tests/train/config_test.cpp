@@ -78,6 +78,8 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
            {"resolution = true", {"resolution"}},
            {"resolution = '1024x768'", {"resolution", "1024,768"}},
            {"resolution = 1000001", {"resolution", "multiples of 8"}},
+           {"max_token_length = 77", {"max_token_length", "a multiple of 75"}},
+           {"max_token_length = 0", {"max_token_length", "from 75"}},
            {"lr_scheduler = 'cosin'", {"lr_scheduler", "cosine"}},
            {"optimizer_type = 'SGD'", {"optimizer_type", "AdamW"}},
            {"loss_type = 'mse'", {"loss: loss_type", "smooth_l1"}},
