@@ -20,6 +20,10 @@ void run(const Arguments& arguments) {
   for (const std::string& complaint : report.complaints) std::cout << complaint << "\n";
   std::cout << arguments.lora << ": " << report.modules << " modules of rank " << report.rank << ", "
             << report.modules - report.without_effect << " with an effect" << std::endl;
+  std::cout << "modules that load in";
+  for (const Loaded& loaded : report.loaded)
+    std::cout << (&loaded == report.loaded.data() ? " " : ", ") << name_of(loaded.program) << ": " << loaded.modules;
+  std::cout << std::endl;
   if (!report.complaints.empty()) flame::fail(arguments.lora, " would not load completely everywhere");
   std::cout << "it loads completely in ComfyUI, A1111, Forge and diffusers" << std::endl;
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "eri/lora/programs.h"
 #include "eri/lora/targets.h"
 
 namespace eri {
@@ -14,6 +15,7 @@ struct LoraReport {
   size_t modules = 0;
   size_t without_effect = 0;  // modules whose `up` is zero
   int64_t rank = 0;
+  std::vector<Loaded> loaded;  // how many modules each program takes
 };
 
 // Checks the contract that ComfyUI, A1111, Forge and diffusers load completely: kohya's names with LDM block numbers,

@@ -7,6 +7,7 @@
 
 #include "../nn/weight_map.h"
 #include "eri/lora/lora.h"
+#include "eri/lora/programs.h"
 #include "eri/lora/sdxl_lora.h"
 #include "eri/models/synthetic.h"
 #include "eri/models/weight_names.h"
@@ -289,6 +290,44 @@ TEST_F(NamesInLoras, MixedIsRefused) {
   Tensors twice = tensors(kohya);
   twice[first + ".lora_A.weight"] = Tensor::zeros({3, 64});
   expect_part(refusal(twice), "is there twice");
+}
+
+// The counts are those that the programs' own code gave for these names of SDXL's modules.
+TEST(Programs, LoadWhatTheirOwnCodeDoes) {
+  std::vector<Row> rows = read_rows(TESTS_DIR "/lora/sdxl_modules.tsv");
+  const size_t linear = rows.size();
+  for (const Row& row : read_rows(TESTS_DIR "/lora/sdxl_conv_modules.tsv")) rows.push_back(row);
+  using Counts = std::array<size_t, 4>;  // of the UNet's 722, the text encoders' 72 and 192, conv_dim's 66
+  constexpr Counts all = {722, 72, 192, 66}, none = {}, no_attention = {162, 72, 192, 66}, unet = {722, 0, 0, 66};
+  struct Line {
+    const char* about;
+    Scheme scheme;
+    LoraNaming naming;
+    std::array<Counts, 6> expected;  // ComfyUI, Forge, A1111, diffusers, sd-scripts, sd.cpp
+  };
+  const Line lines[] = {
+      {"kohya", kohya, LoraNaming::kohya, {all, all, all, all, all, all}},
+      {"kohya, diffusers' numbers",
+       kohya_diffusers,
+       LoraNaming::kohya_diffusers,
+       {all, all, Counts{722, 72, 192, 65}, all, all, all}},
+      {"PEFT", peft, LoraNaming::diffusers, {no_attention, no_attention, none, all, none, unet}},
+      {"diffusers, old", diffusers_old, LoraNaming::diffusers, {all, all, none, all, none, unet}},
+      {"diffusers, middle", diffusers_mid, LoraNaming::diffusers, {no_attention, no_attention, none, all, none, unet}},
+      {"ComfyUI", comfyui, LoraNaming::comfyui, {all, unet, none, none, none, unet}},
+      {"PEFT's save_pretrained", peft_saved, LoraNaming::peft, {none, none, none, none, none, none}},
+  };
+  for (const auto& [about, scheme, naming, expected] : lines) {
+    for (const Program program : programs) {
+      Counts counts{};
+      for (size_t i = 0; i < rows.size(); ++i) {
+        const std::string& name = rows[i].name;
+        const size_t set = i >= linear ? 3 : rows[i].unet() ? 0 : name.starts_with("lora_te1_") ? 1 : 2;
+        counts[set] += loads(program, {name, naming}, scheme(rows[i]).module);
+      }
+      EXPECT_EQ(counts, expected[static_cast<size_t>(program)]) << about << " in " << name_of(program);
+    }
+  }
 }
 
 TEST_F(NamesInLoras, DoesNotHideBadValues) {
