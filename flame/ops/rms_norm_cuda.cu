@@ -12,6 +12,7 @@ __device__ inline int64_t warp_row() { return blockIdx.x * int64_t{rows_per_bloc
 template <class T>
 __global__ void forward_kernel(const T* x, const T* weight, int64_t rows, int64_t columns, float eps, T* y,
                                float* rrms) {
+  take_turn();
   const int64_t r = warp_row();
   if (r >= rows) return;
   x += r * columns;
@@ -26,6 +27,7 @@ __global__ void forward_kernel(const T* x, const T* weight, int64_t rows, int64_
 template <class T>
 __global__ void backward_kernel(const T* dy, const T* x, const T* weight, const float* rrms, int64_t rows,
                                 int64_t columns, T* dx) {
+  take_turn();
   const int64_t r = warp_row();
   if (r >= rows) return;
   dy += r * columns;
@@ -43,6 +45,7 @@ __global__ void backward_kernel(const T* dy, const T* x, const T* weight, const 
 template <class T>
 __global__ void products_kernel(const T* dy, const T* x, const float* rrms, int64_t columns, int64_t count,
                                 float* out) {
+  take_turn();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
     out[i] = float(dy[i]) * (float(x[i]) * rrms[i / columns]);
 }
@@ -56,30 +59,27 @@ void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y,
   const int64_t columns = x.dim(-1), rows = x.numel() / columns;
   if (rows == 0) return;
   visit(x.dtype(), [&]<class T>() {
-    forward_kernel<<<blocks(rows), threads, 0, stream(x.device())>>>(x.data<T>(), weight.data<T>(), rows, columns, eps,
-                                                                     y.data<T>(), rrms.data<float>());
+    launch(forward_kernel<T>, {blocks(rows), threads, 0, stream(x.device())}, x.data<T>(), weight.data<T>(), rows,
+           columns, eps, y.data<T>(), rrms.data<float>());
   });
-  check_launch();
 }
 
 void rms_norm_dx(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rrms, const Tensor& dx) {
   const int64_t columns = x.dim(-1), rows = x.numel() / columns;
   if (rows == 0) return;
   visit(x.dtype(), [&]<class T>() {
-    backward_kernel<<<blocks(rows), threads, 0, stream(x.device())>>>(dy.data<T>(), x.data<T>(), weight.data<T>(),
-                                                                      rrms.data<float>(), rows, columns, dx.data<T>());
+    launch(backward_kernel<T>, {blocks(rows), threads, 0, stream(x.device())}, dy.data<T>(), x.data<T>(),
+           weight.data<T>(), rrms.data<float>(), rows, columns, dx.data<T>());
   });
-  check_launch();
 }
 
 void rms_norm_products(const Tensor& dy, const Tensor& x, const Tensor& rrms, const Tensor& out) {
   const int64_t count = x.numel();
   if (count == 0) return;
   visit(x.dtype(), [&]<class T>() {
-    products_kernel<<<blocks_for(x.device(), count, 256), 256, 0, stream(x.device())>>>(
-        dy.data<T>(), x.data<T>(), rrms.data<float>(), x.dim(-1), count, out.data<float>());
+    launch(products_kernel<T>, {blocks_for(x.device(), count, 256), 256, 0, stream(x.device())}, dy.data<T>(),
+           x.data<T>(), rrms.data<float>(), x.dim(-1), count, out.data<float>());
   });
-  check_launch();
 }
 
 }  // namespace flame::cuda
