@@ -17,6 +17,18 @@ Tensor softmax(const Tensor& x) {
   });
 }
 
+Tensor log_softmax(const Tensor& x) {
+  require(x.defined() && is_floating(x.dtype()) && x.rank() >= 1, "log_softmax",
+          "expected a floating tensor with an axis");
+  const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  on<cpu::log_softmax, cuda::log_softmax>(x.device(), x, y);
+  return record("log_softmax", y, {x}, [dx_to = wants(x), y = keep(y, x)](const Tensor& dy, GradientMap& gradients) {
+    const Tensor dx = Tensor::empty(y.shape(), y.dtype(), y.device());
+    on<cpu::log_softmax_gradient, cuda::log_softmax_gradient>(dy.device(), y, dy, dx);
+    gradients.add(dx_to, dx);
+  });
+}
+
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, bool causal) {
   constexpr const char* op = "attention";
   require_same(op, q, k);

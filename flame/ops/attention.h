@@ -4,7 +4,8 @@
 
 namespace flame {
 
-Tensor softmax(const Tensor& x);  // over the last axis
+Tensor softmax(const Tensor& x);      // over the last axis
+Tensor log_softmax(const Tensor& x);  // its logarithm, finite where that of softmax(x) is not
 
 // softmax(q k' / sqrt(D)) v for each head: q [N, Tq, heads, D], k and v [N, Tk, heads, D] -> [N, Tq, heads, D].
 // causal: query i sees keys 0..i. Keeps q, k, v, the result and one number a row, never the Tq x Tk scores.

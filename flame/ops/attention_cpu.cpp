@@ -1,6 +1,8 @@
 #include <dnnl.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "flame/core/scalar_math.h"
 #include "flame/device/parallel.h"
@@ -102,6 +104,41 @@ void softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx) {
         const float *a = p + i * width, *b = dp + i * width;
         const float mean = dot(a, b, width);
         for (int64_t j = 0; j < width; ++j) output[i * width + j] = a[j] * (b[j] - mean);
+      }
+    });
+  });
+}
+
+void log_softmax(const Tensor& x, const Tensor& y) {
+  const Tensor from = as_f32(x);
+  const int64_t width = x.dim(-1), count = width ? x.numel() / width : 0;
+  write_as_f32(y, [&](const Tensor& to) {
+    const float* input = from.data<float>();
+    float* output = to.data<float>();
+    parallel_for(count, 1 + 8192 / (width + 1), [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float* row = input + i * width;
+        const float most = *std::max_element(row, row + width);
+        float sum = 0;
+        for (int64_t j = 0; j < width; ++j) sum += fast_exp(row[j] - most);
+        const float log_sum = std::log(sum);
+        for (int64_t j = 0; j < width; ++j) output[i * width + j] = row[j] - most - log_sum;
+      }
+    });
+  });
+}
+
+void log_softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx) {
+  const Tensor result = as_f32(y), gradient = as_f32(dy);
+  const int64_t width = y.dim(-1), count = width ? y.numel() / width : 0;
+  write_as_f32(dx, [&](const Tensor& to) {
+    const float *log_p = result.data<float>(), *dp = gradient.data<float>();
+    float* output = to.data<float>();
+    parallel_for(count, 1 + 8192 / (width + 1), [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float *a = log_p + i * width, *b = dp + i * width;
+        const float sum = std::accumulate(b, b + width, 0.0f);
+        for (int64_t j = 0; j < width; ++j) output[i * width + j] = b[j] - fast_exp(a[j]) * sum;
       }
     });
   });

@@ -9,6 +9,8 @@ namespace flame {
 namespace cpu {
 void softmax(const Tensor& x, const Tensor& y);
 void softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx);
+void log_softmax(const Tensor& x, const Tensor& y);
+void log_softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx);
 void attention(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, const Tensor& out,
                const Tensor& log_sum);
 void attention_gradient(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, const Tensor& out,
@@ -18,6 +20,8 @@ void attention_gradient(const Tensor& q, const Tensor& k, const Tensor& v, bool 
 namespace cuda {
 void softmax(const Tensor& x, const Tensor& y);
 void softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx);
+void log_softmax(const Tensor& x, const Tensor& y);
+void log_softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx);
 void attention(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, const Tensor& out,
                const Tensor& log_sum);
 void attention_gradient(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, const Tensor& out,

@@ -1,3 +1,4 @@
+#include <variant>
 #include <vector>
 
 #include "flame/device/parallel.h"
@@ -22,14 +23,14 @@ struct Blocks {
   int64_t end(int64_t i) const { return std::min(begin(i) + block, (i / per_sample + 1) * width); }
 };
 
-// What a sample's squared differences are multiplied by: the mean over its elements and over the samples, weighted.
+// What a sample's errors are multiplied by: the mean over its elements and over the samples, weighted.
 double factor(const Tensor& x, const Tensor& weights, int64_t sample) {
   return (weights.defined() ? weights.data<float>()[sample] : 1.0) / static_cast<double>(x.numel());
 }
 
-}  // namespace
-
-void weighted_mse(const Tensor& prediction, const Tensor& target, const Tensor& weights, const Tensor& loss) {
+template <class Rule>
+void mean_error_of(const Rule& rule, const Tensor& prediction, const Tensor& target, const Tensor& weights,
+                   const Tensor& loss) {
   const Blocks blocks(prediction, weights);
   std::vector<double> sums(static_cast<size_t>(blocks.count()));
   visit(prediction.dtype(), [&]<class T>() {
@@ -38,10 +39,7 @@ void weighted_mse(const Tensor& prediction, const Tensor& target, const Tensor& 
       for (int64_t i = begin; i < end; ++i) {
         double sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t k = blocks.begin(i); k < blocks.end(i); ++k) {
-          const double difference = double{float(p[k])} - float(t[k]);
-          sum += difference * difference;
-        }
+        for (int64_t k = blocks.begin(i); k < blocks.end(i); ++k) sum += rule.cost(double{float(p[k])} - float(t[k]));
         sums[i] = sum;
       }
     });
@@ -51,10 +49,11 @@ void weighted_mse(const Tensor& prediction, const Tensor& target, const Tensor& 
   *loss.data<float>() = static_cast<float>(total);
 }
 
-void weighted_mse_gradients(const Tensor& dloss, const Tensor& prediction, const Tensor& target, const Tensor& weights,
-                            const Tensor& dprediction, const Tensor& dtarget) {
+template <class Rule>
+void gradients_of(const Rule& rule, const Tensor& dloss, const Tensor& prediction, const Tensor& target,
+                  const Tensor& weights, const Tensor& dprediction, const Tensor& dtarget) {
   const Blocks blocks(prediction, weights);
-  const double scale = 2.0 * *dloss.data<float>();
+  const double scale = *dloss.data<float>();
   visit(prediction.dtype(), [&]<class T>() {
     const T *p = prediction.data<T>(), *t = target.data<T>();
     T* dp = dprediction.defined() ? dprediction.data<T>() : nullptr;
@@ -65,15 +64,28 @@ void weighted_mse_gradients(const Tensor& dloss, const Tensor& prediction, const
         const int64_t first = blocks.begin(i), last = blocks.end(i);
         if (dp) {
 #pragma omp simd
-          for (int64_t k = first; k < last; ++k) dp[k] = T(s * (float(p[k]) - float(t[k])));
+          for (int64_t k = first; k < last; ++k) dp[k] = T(s * rule.slope(float(p[k]) - float(t[k])));
         }
         if (dt) {
 #pragma omp simd
-          for (int64_t k = first; k < last; ++k) dt[k] = T(s * (float(t[k]) - float(p[k])));
+          for (int64_t k = first; k < last; ++k) dt[k] = T(s * rule.slope(float(t[k]) - float(p[k])));
         }
       }
     });
   });
+}
+
+}  // namespace
+
+void mean_error(const ErrorRule& rule, const Tensor& prediction, const Tensor& target, const Tensor& weights,
+                const Tensor& loss) {
+  std::visit([&](const auto& known) { mean_error_of(known, prediction, target, weights, loss); }, rule);
+}
+
+void mean_error_gradients(const ErrorRule& rule, const Tensor& dloss, const Tensor& prediction, const Tensor& target,
+                          const Tensor& weights, const Tensor& dprediction, const Tensor& dtarget) {
+  std::visit([&](const auto& known) { gradients_of(known, dloss, prediction, target, weights, dprediction, dtarget); },
+             rule);
 }
 
 }  // namespace flame::cpu

@@ -71,6 +71,41 @@ __global__ void __launch_bounds__(threads)
   for (int64_t c = Team::member(); c < width; c += Team::size) dx[c] = T(float(y[c]) * (float(dy[c]) - mean));
 }
 
+template <class T, int Warps>
+__global__ void __launch_bounds__(threads) log_softmax_kernel(const T* x, T* y, int64_t rows, int64_t width) {
+  take_turn();
+  __shared__ float shared[threads / 32];
+  using Team = Team<Warps>;
+  const int64_t row = Team::row();
+  if (row >= rows) return;  // whole teams only
+  x += row * width;
+  y += row * width;
+  float most = -INFINITY;
+  for (int64_t c = Team::member(); c < width; c += Team::size) most = fmaxf(most, float(x[c]));
+  most = Team::max(most, shared);
+  float sum = 0;
+  for (int64_t c = Team::member(); c < width; c += Team::size) sum += fast_exp(float(x[c]) - most);
+  const float log_sum = logf(Team::sum(sum, shared));
+  for (int64_t c = Team::member(); c < width; c += Team::size) y[c] = T(float(x[c]) - most - log_sum);
+}
+
+template <class T, int Warps>
+__global__ void __launch_bounds__(threads)
+    log_softmax_gradient_kernel(const T* y, const T* dy, T* dx, int64_t rows, int64_t width) {
+  take_turn();
+  __shared__ float shared[threads / 32];
+  using Team = Team<Warps>;
+  const int64_t row = Team::row();
+  if (row >= rows) return;
+  y += row * width;
+  dy += row * width;
+  dx += row * width;
+  float sum = 0;
+  for (int64_t c = Team::member(); c < width; c += Team::size) sum += float(dy[c]);
+  sum = Team::sum(sum, shared);
+  for (int64_t c = Team::member(); c < width; c += Team::size) dx[c] = T(float(dy[c]) - fast_exp(float(y[c])) * sum);
+}
+
 // Calls f with the warps of a team and the blocks that hold a team for every row.
 template <class F>
 void with_team(int64_t rows, int64_t width, const F& f) {
@@ -104,6 +139,28 @@ void softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx) {
     with_team(rows, width, [&](auto warps, unsigned blocks) {
       launch(softmax_gradient_kernel<T, warps()>, {blocks, threads, 0, stream(y.device())}, y.data<T>(), dy.data<T>(),
              dx.data<T>(), rows, width);
+    });
+  });
+}
+
+void log_softmax(const Tensor& x, const Tensor& y) {
+  if (x.numel() == 0) return;
+  const int64_t width = x.dim(-1), rows = x.numel() / width;
+  visit(x.dtype(), [&]<class T>() {
+    with_team(rows, width, [&](auto warps, unsigned blocks) {
+      launch(log_softmax_kernel<T, warps()>, {blocks, threads, 0, stream(x.device())}, x.data<T>(), y.data<T>(), rows,
+             width);
+    });
+  });
+}
+
+void log_softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx) {
+  if (y.numel() == 0) return;
+  const int64_t width = y.dim(-1), rows = y.numel() / width;
+  visit(y.dtype(), [&]<class T>() {
+    with_team(rows, width, [&](auto warps, unsigned blocks) {
+      launch(log_softmax_gradient_kernel<T, warps()>, {blocks, threads, 0, stream(y.device())}, y.data<T>(),
+             dy.data<T>(), dx.data<T>(), rows, width);
     });
   });
 }

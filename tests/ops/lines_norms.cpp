@@ -104,6 +104,14 @@ std::vector<Line> norm_lines() {
 }
 
 std::vector<Line> loss_lines() {
+  // Differences lie 0.25 or more from the kinks at 0 and where |d| is 1.
+  const std::vector<Input> apart = {lattice({3, 4}, -2, 2), lattice({3, 4}, -1.75, 1.75)};
+  const std::vector<Shape> large = {{5, 257, 129}, {5, 257, 129}};
+  const auto plain_huber = [](In x) {
+    const Tensor d = x[0] - x[1];
+    const Tensor one = Tensor::full({}, 1, d.dtype(), d.device());
+    return mean(where(abs(d) <= one, 0.5f * d * d, abs(d) - 0.5f)).to(DType::f32);
+  };
   return {
       {.name = "mse_loss",
        .covers = "mse_loss(Tensor,Tensor)",
@@ -127,6 +135,44 @@ std::vector<Line> loss_lines() {
        .large = {{5, 257, 129}, {5, 257, 129}, {5}},
        .misfits = {{{3, 2}, {3, 2}, {2}}, {{3, 2}, {3, 4}, {3}}},
        .bad = {[](In x) { return weighted_mse_loss(x[0], x[1], x[2].requires_grad()); }}},
+      {.name = "huber_loss",
+       .covers = "huber_loss(Tensor,Tensor,float)",
+       .inputs = apart,
+       .f = [](In x) { return huber_loss(x[0], x[1]); },
+       .tolerance = exact,
+       .kept = {{0}, {1}},
+       .plain = plain_huber,
+       .large = large,
+       .misfits = {{{2, 3}, {3}}, {{0}, {0}}},
+       .bad = {[](In x) { return huber_loss(x[0], x[1], 0); }}},
+      {.name = "huber_loss.delta",
+       .covers = "huber_loss(Tensor,Tensor,float)",
+       .inputs = apart,
+       .f = [](In x) { return huber_loss(x[0], x[1], 0.5f); },
+       .tolerance = exact,
+       .kept = {{0}, {1}}},
+      {.name = "smooth_l1_loss",
+       .covers = "smooth_l1_loss(Tensor,Tensor,float)",
+       .inputs = apart,
+       .f = [](In x) { return smooth_l1_loss(x[0], x[1]); },
+       .tolerance = exact,
+       .kept = {{0}, {1}},
+       .plain = plain_huber,
+       .large = large,
+       .misfits = {{{2, 3}, {3}}, {{0}, {0}}},
+       .bad = {[](In x) { return smooth_l1_loss(x[0], x[1], -1); }}},
+      {.name = "smooth_l1_loss.beta",
+       .covers = "smooth_l1_loss(Tensor,Tensor,float)",
+       .inputs = apart,
+       .f = [](In x) { return smooth_l1_loss(x[0], x[1], 0.5f); },
+       .tolerance = exact,
+       .kept = {{0}, {1}}},
+      {.name = "smooth_l1_loss.size",
+       .covers = "smooth_l1_loss(Tensor,Tensor,float)",
+       .inputs = apart,
+       .f = [](In x) { return smooth_l1_loss(x[0], x[1], 0); },
+       .tolerance = exact,
+       .kept = {{0}, {1}}},
   };
 }
 

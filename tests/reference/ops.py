@@ -186,6 +186,7 @@ line("conv2d.stride2", lambda x, w, b: conv2d(x, w, b, stride=2, padding=1),
      uniform(2, 4, 6, 3), uniform(4, 3, 3, 3), uniform(4))
 line("conv2d.1x1", lambda x, w, b: conv2d(x, w, b), uniform(2, 3, 4, 3), uniform(4, 1, 1, 3), uniform(4))
 line("softmax", lambda x: x.softmax(-1), uniform(2, 3, 5))
+line("log_softmax", lambda x: x.log_softmax(-1), uniform(2, 3, 5))
 line("attention", attention, uniform(2, 3, 2, 4), uniform(2, 5, 2, 4), uniform(2, 5, 2, 4))
 line("attention.causal", lambda q, k, v: attention(q, k, v, causal=True),
      uniform(2, 5, 2, 4), uniform(2, 5, 2, 4), uniform(2, 5, 2, 4))
@@ -210,6 +211,11 @@ line("geglu", geglu, uniform(2, 3, 10, low=-4, high=4))
 line("mse_loss", F.mse_loss, uniform(2, 3, 4), uniform(2, 3, 4))
 line("weighted_mse_loss", lambda p, t, w: (w * (p - t).square().mean((1, 2))).mean(),
      uniform(3, 2, 4), uniform(3, 2, 4), fixed(3))
+line("huber_loss", F.huber_loss, uniform(3, 4), uniform(3, 4))
+line("huber_loss.delta", lambda p, t: F.huber_loss(p, t, delta=0.5), uniform(3, 4), uniform(3, 4))
+line("smooth_l1_loss", F.smooth_l1_loss, uniform(3, 4), uniform(3, 4))
+line("smooth_l1_loss.beta", lambda p, t: F.smooth_l1_loss(p, t, beta=0.5), uniform(3, 4), uniform(3, 4))
+line("smooth_l1_loss.size", lambda p, t: F.smooth_l1_loss(p, t, beta=0), uniform(3, 4), uniform(3, 4))
 
 
 def evaluate(name, formula, inputs):
