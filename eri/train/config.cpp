@@ -3,12 +3,14 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <limits>
 
 #include "eri/models/fused_unet.h"
 #include "eri/sampling/sample_request.h"
+#include "eri/train/optimizers.h"
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/optim/learning_rate.h"
@@ -43,8 +45,12 @@ constexpr ConfigKey keys[] = {
     {"network_dim", &TrainConfig::network_dim, network_group, "rank of the LoRA"},
     {"network_alpha", &TrainConfig::network_alpha, network_group, "its strength is network_alpha / network_dim"},
     {"learning_rate", &TrainConfig::learning_rate, training_group, "step size of the optimiser"},
-    {"lr_scheduler", &TrainConfig::lr_scheduler, training_group, "constant, constant_with_warmup, linear or cosine"},
+    {"lr_scheduler", &TrainConfig::lr_scheduler, training_group,
+     "constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial"},
     {"lr_warmup_steps", &TrainConfig::lr_warmup_steps, training_group, "steps in which the learning rate rises from 0"},
+    {"lr_scheduler_num_cycles", &TrainConfig::lr_scheduler_num_cycles, training_group,
+     "how often cosine_with_restarts begins anew"},
+    {"lr_scheduler_power", &TrainConfig::lr_scheduler_power, training_group, "of polynomial; 1 is a straight line"},
     {"max_train_steps", &TrainConfig::max_train_steps, training_group, "steps of the whole run"},
     {"train_batch_size", &TrainConfig::train_batch_size, training_group, "pictures at a time"},
     {"gradient_accumulation_steps", &TrainConfig::gradient_accumulation_steps, training_group,
@@ -79,8 +85,12 @@ constexpr ConfigKey keys[] = {
      "a random part of it in each step"},
     {"min_timestep", &TrainConfig::min_timestep, noise_group, "the least noisy timestep that is trained, of 1000"},
     {"max_timestep", &TrainConfig::max_timestep, noise_group, "all that are trained are below it"},
-    {"optimizer_type", &TrainConfig::optimizer_type, training_group, "AdamW"},
-    {"weight_decay", &TrainConfig::weight_decay, training_group, "decoupled weight decay"},
+    {"optimizer_type", &TrainConfig::optimizer_type, training_group,
+     "AdamW, AdamW8bit, Lion, AdaFactor, Prodigy or AdamWScheduleFree"},
+    {"optimizer_args", &TrainConfig::optimizer_args, training_group,
+     "its own arguments, under the names of its Python original: \"betas=0.9,0.99 weight_decay=0.1\", or a list in "
+     "TOML"},
+    {"weight_decay", &TrainConfig::weight_decay, training_group, "weight decay, where optimizer_args has none"},
     {"seed", &TrainConfig::seed, training_group, "everything random follows from it"},
     {"output_dir", &TrainConfig::output_dir, output_group, "folder for the LoRA, made if it does not exist"},
     {"output_name", &TrainConfig::output_name, output_group, "name of the LoRA file, without .safetensors"},
@@ -155,9 +165,25 @@ std::string kind_of(const toml::node& node) {
   return out.str();
 }
 
+// The words of a list, each without white space, apart by one space.
+std::string joined(const toml::array& list, const ConfigKey& key) {
+  std::string words;
+  for (const toml::node& node : list) {
+    if (!node.is_string()) fail(key.name, ": expected strings in the list, got ", kind_of(node));
+    if (!words.empty()) words += ' ';
+    for (const char c : **node.as_string())
+      if (!std::isspace(static_cast<unsigned char>(c))) words += c;
+  }
+  return words;
+}
+
 void read_value(const toml::node& node, const ConfigKey& key, TrainConfig& config) {
   std::visit(Overload{
                  [&](std::string TrainConfig::*member) {
+                   if (member == &TrainConfig::optimizer_args && node.is_array()) {
+                     config.*member = joined(*node.as_array(), key);
+                     return;
+                   }
                    if (!node.is_string()) fail(key.name, ": expected a string, got ", kind_of(node));
                    config.*member = **node.as_string();
                  },
@@ -366,7 +392,6 @@ void validate(const TrainConfig& config) {
   check(draws || config.sample_prompts.empty(), "sample_prompts: when? give sample_every_n_steps or sample_at_first");
   not_negative("threads", static_cast<double>(config.threads));
   not_negative("seed", static_cast<double>(config.seed));
-  check(config.optimizer_type == "AdamW", "optimizer_type: expected AdamW, got '", config.optimizer_type, "'");
   const auto parses = [&](const char* name, const auto& parse) {
     try {
       parse();
@@ -375,6 +400,17 @@ void validate(const TrainConfig& config) {
     }
   };
   parses("lr_scheduler", [&] { flame::LearningRateSchedule::parse(config.lr_scheduler); });
+  positive("lr_scheduler_num_cycles", config.lr_scheduler_num_cycles);
+  check(std::isfinite(config.lr_scheduler_power) && config.lr_scheduler_power > 0,
+        "lr_scheduler_power: expected above 0, got ", config.lr_scheduler_power);
+  check(config.lr_scheduler != "polynomial" || config.learning_rate > 1e-7,
+        "learning_rate: the polynomial schedule ends at 1e-7; expected more, got ", config.learning_rate);
+  parses("optimizer", [&] {
+    const OptimizerChoice choice = choose_optimizer(config.optimizer_type, config.optimizer_args, config.weight_decay);
+    const std::string refusal = refuses_schedule(choice);
+    if (config.lr_scheduler != "constant" && !refusal.empty())
+      fail("lr_scheduler = ", config.lr_scheduler, ": ", refusal);
+  });
   parses("loss", [&] { require_valid(loss_options(config)); });
   parses("noise", [&] { require_valid(noise_options(config)); });
   parses("sample_sampler", [&] { sampler_named(config.sample_sampler); });

@@ -35,6 +35,8 @@ struct TrainConfig {
   double learning_rate = 1e-4;
   std::string lr_scheduler = "constant";
   int64_t lr_warmup_steps = 0;
+  int64_t lr_scheduler_num_cycles = 1;
+  double lr_scheduler_power = 1;
   int64_t max_train_steps = 1600;
   int64_t train_batch_size = 1;
   int64_t gradient_accumulation_steps = 1;
@@ -57,6 +59,7 @@ struct TrainConfig {
   int64_t min_timestep = 0;
   int64_t max_timestep = 1000;
   std::string optimizer_type = "AdamW";
+  std::string optimizer_args;
   double weight_decay = 0.01;
   int64_t seed = 42;
   int64_t save_every_n_steps = 0;

@@ -84,16 +84,22 @@ void add_parameters(const MemoryQuestion& question, const Walk& walk, MemoryEsti
   const int64_t rank = question.rank, context = question.unet.context_dim;
   const int64_t one = extra_columns(rank), three = extra_columns(3 * rank);
   int64_t trained = 0, grown = 0;
+  const auto train = [&](int64_t layers, int64_t in, int64_t out) {
+    trained += layers * rank * (in + out);
+    sum.optimizer += layers * state_bytes(question.optimizer, rank, in, out);
+  };
   for (const auto& [rows, width, depth] : walk.transformers) {
     const int64_t text = depth * 2 * (context + width);
-    trained += rank * (2 * 2 * width + depth * (6 * 2 * width + 9 * width + 5 * width) + text);
+    train(2 + 6 * depth, width, width);
+    train(depth, width, 8 * width);
+    train(depth, 4 * width, width);
+    train(2 * depth, context, width);
     grown += 2 * growth(width, width, one) + rank * text;
     grown += depth * (growth(width, 3 * width, three) + 3 * growth(width, width, one) + growth(width, 8 * width, one) +
                       growth(4 * width, width, one));
   }
   sum.weights = (unet_elements(question.unet) + grown) * kElement;
   sum.adapters = trained * kFloat;
-  sum.optimizer = 2 * trained * kFloat;
   sum.gradients = trained * kFloat;
 }
 

@@ -2,17 +2,19 @@
 
 #include "eri/models/fused_unet.h"
 #include "eri/models/geometry.h"
+#include "eri/train/optimizers.h"
 
 namespace eri {
 
 // A training step of a fused UNet in f16 or bf16 on a GPU, with a LoRA of one rank in f32 on every layer of its
-// transformers, and AdamW.
+// transformers.
 struct MemoryQuestion {
   Geometry::UNet unet;
   MemoryPolicy policy = MemoryPolicy::lean;
   int64_t rank = 16, samples = 1;
   int64_t width = 1024, height = 1024;  // of the pictures; multiples of 32
   int64_t text_tokens = 77;
+  OptimizerChoice optimizer = flame::AdamWOptions();
   bool deterministic = false;  // attention backward in its repeatable form
 };
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "eri/lora/metadata.h"
+#include "eri/train/optimizers.h"
 #include "eri/train/training_metadata.h"
 #include "flame/core/error.h"
 #include "flame/device/plan_cache.h"
@@ -21,6 +22,7 @@ using flame::Tensor;
 using flame::text;
 
 constexpr double GiB = 1 << 30;
+constexpr double polynomial_end = 1e-7;  // the learning rate that transformers' polynomial schedule ends at
 
 double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
@@ -114,12 +116,15 @@ Trainer::Trainer(const TrainConfig& config)
   const LoraOptions lora = {.dim = config_.network_dim, .alpha = config_.network_alpha, .seed = generator_.seed()};
   lora_ = LoraNetwork(targets, lora,
                       family_->can_fuse() ? flame::DType::f32 : compute_dtype(config_.mixed_precision, device));
-  optimizer_ =
-      std::make_unique<flame::AdamW>(lora_.parameters(), flame::AdamW::Options{.weight_decay = config_.weight_decay});
+  optimizer_ = make_optimizer(choose_optimizer(config_.optimizer_type, config_.optimizer_args, config_.weight_decay),
+                              lora_.parameters());
   if (config_.mixed_precision == "fp16") optimizer_->scale_losses();
   schedule_ = {.kind = flame::LearningRateSchedule::parse(config_.lr_scheduler),
                .warmup_steps = config_.lr_warmup_steps,
-               .total_steps = config_.max_train_steps};
+               .total_steps = config_.max_train_steps,
+               .num_cycles = config_.lr_scheduler_num_cycles,
+               .power = config_.lr_scheduler_power,
+               .final_factor = polynomial_end / config_.learning_rate};
   if (!config_.resume.empty()) resume(config_.resume);
   if (family_->can_fuse()) family_->fuse(parse_memory_policy(config_.memory_policy));
 
@@ -185,6 +190,18 @@ void Trainer::encode_all() {
   progress.end();
 }
 
+Trainer::WhatIsUsed::WhatIsUsed(const Trainer& trainer) : trainer_(trainer) {
+  if (!trainer_.optimizer_->averages()) return;
+  trainer_.optimizer_->eval();
+  trainer_.family_->refresh();
+}
+
+Trainer::WhatIsUsed::~WhatIsUsed() {
+  if (!trainer_.optimizer_->averages()) return;
+  trainer_.optimizer_->train();
+  trainer_.family_->refresh();
+}
+
 void Trainer::queue_step() {
   const int64_t step = steps_done_ + 1, batches = config_.gradient_accumulation_steps;
   std::vector<CachedDataset::Batch> given;
@@ -244,6 +261,7 @@ void Trainer::run(const std::atomic<bool>& stop) {
 void Trainer::draw_previews(TrainLog& log) {
   log.aside([&] {
     try {
+      const WhatIsUsed used(*this);
       log.say(text("drew ", previews_->draw(steps_done_).string(), " at step ", steps_done_));
     } catch (const std::exception& error) {
       log.say(text("no pictures at step ", steps_done_, ": ", error.what(), "\nTraining goes on."));
@@ -267,6 +285,7 @@ void Trainer::save_lora(const fs::path& file) const {
                                              .now = now(),
                                              .prediction_type = family_->prediction_type()});
   about.merge(flame::Metadata(base_metadata_.get()));
+  const WhatIsUsed used(*this);
   lora_.lora().save(file, about);
 }
 

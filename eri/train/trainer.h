@@ -13,7 +13,6 @@
 #include "eri/train/start_report.h"
 #include "eri/train/train_log.h"
 #include "eri/train/train_step.h"
-#include "flame/optim/adamw.h"
 #include "flame/optim/learning_rate.h"
 
 namespace eri {
@@ -37,6 +36,18 @@ class Trainer {
   void save_state(const std::filesystem::path& folder) const;  // what `resume` takes
 
  private:
+  // While it lives, the LoRA has the values that are meant to be used, and not those that the optimiser trains.
+  class WhatIsUsed {
+   public:
+    explicit WhatIsUsed(const Trainer& trainer);
+    ~WhatIsUsed();
+    WhatIsUsed(const WhatIsUsed&) = delete;
+    WhatIsUsed& operator=(const WhatIsUsed&) = delete;
+
+   private:
+    const Trainer& trainer_;
+  };
+
   void read_pictures_and_encoders(flame::Device device);
   void encode_all();
   void resume(const std::filesystem::path& folder);
@@ -56,7 +67,7 @@ class Trainer {
   DiffusionLoss loss_;
   flame::Generator generator_;
   LoraNetwork lora_;
-  std::unique_ptr<flame::AdamW> optimizer_;
+  std::unique_ptr<flame::Optimizer> optimizer_;
   flame::LearningRateSchedule schedule_;
   std::unique_ptr<TrainStep> train_step_;
   int64_t steps_done_ = 0;                             // or under way

@@ -45,6 +45,15 @@ std::string iso_date(double seconds) {
   return out;
 }
 
+// "Prodigy(weight_decay=0.01,d_coef=2)"
+std::string optimizer_text(const TrainConfig& config) {
+  std::string args = config.optimizer_args;
+  std::replace(args.begin(), args.end(), ' ', ',');
+  if (("," + args).find(",weight_decay=") == std::string::npos)
+    args = flame::text("weight_decay=", python_text(config.weight_decay), args.empty() ? "" : ",", args);
+  return flame::text(config.optimizer_type, "(", args, ")");
+}
+
 std::string folder_name(const TrainConfig& config) {
   const auto path = std::filesystem::path(config.train_data_dir).lexically_normal();
   return (path.has_filename() ? path : path.parent_path()).filename().string();
@@ -92,7 +101,7 @@ flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset&
       {"ss_multires_noise_discount", python_text(config.multires_noise_discount)},
       {"ss_ip_noise_gamma", or_none(config.ip_noise_gamma)},
       {"ss_ip_noise_gamma_random_strength", boolean(config.ip_noise_gamma_random_strength)},
-      {"ss_optimizer", flame::text(config.optimizer_type, "(weight_decay=", python_text(config.weight_decay), ")")},
+      {"ss_optimizer", optimizer_text(config)},
       {"ss_seed", integer(config.seed)},
       {"ss_max_token_length", config.max_token_length == 75 ? "None" : integer(config.max_token_length)},
       {"ss_mixed_precision", config.mixed_precision},

@@ -20,4 +20,21 @@ __device__ inline double sum_block(double value) {
   return sum_lanes(threadIdx.x < blockDim.x / 32 ? of_warp[threadIdx.x] : 0);
 }
 
+// The sums of two values over a one-dimensional block of whole warps, for all of its threads. Once a kernel.
+__device__ inline void sum_block_pair(double& a, double& b) {
+  __shared__ double of_warp[2][32];
+  a = sum_lanes(a);
+  b = sum_lanes(b);
+  if (threadIdx.x % 32 == 0) {
+    of_warp[0][threadIdx.x / 32] = a;
+    of_warp[1][threadIdx.x / 32] = b;
+  }
+  __syncthreads();
+  a = b = 0;
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) {
+    a += of_warp[0][warp];
+    b += of_warp[1][warp];
+  }
+}
+
 }  // namespace flame::cuda

@@ -1,9 +1,14 @@
 #pragma once
 
-#include "flame/optim/adamw_kernels.h"
 #include "flame/optim/optimizer.h"
 
 namespace flame {
+
+struct AdamWOptions {
+  double beta1 = 0.9, beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.01;
+};
 
 // Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), as torch.optim.AdamW computes it.
 class AdamW : public Optimizer {
@@ -14,7 +19,7 @@ class AdamW : public Optimizer {
 
  private:
   void update(const Tensor& state) override;
-  NamedTensors state() const override;
+  std::map<std::string, Tensor> state() const override;
 
   Options options_;
   Tensor exp_avg_, exp_avg_sq_;

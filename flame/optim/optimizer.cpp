@@ -29,6 +29,7 @@ Optimizer::Optimizer(ParameterPack pack) : pack_(std::move(pack)) {
 }
 
 Optimizer::Step Optimizer::step(double learning_rate, double max_grad_norm) {
+  require_training("step");
   begin_step(pack_.gradients(), {learning_rate}, max_grad_norm, scaling_, step_state_);
   update(step_state_);
   const double norm = StepState::read(step_state_).norm;
@@ -36,6 +37,7 @@ Optimizer::Step Optimizer::step(double learning_rate, double max_grad_norm) {
 }
 
 void Optimizer::step_on_device(const Tensor& learning_rate, double max_grad_norm) {
+  require_training("step_on_device");
   require(learning_rate.defined() && learning_rate.dtype() == DType::f32 && learning_rate.numel() == 1 &&
               learning_rate.device() == pack_.values().device(),
           "step_on_device", "expected a learning rate f32 [] on ", pack_.values().device(), ", got ", learning_rate);
@@ -60,13 +62,43 @@ void Optimizer::scale_losses(const LossScaling& scaling) {
 int64_t Optimizer::steps() const { return StepState::read(step_state_).steps; }
 int64_t Optimizer::skipped() const { return StepState::read(step_state_).skipped; }
 
-std::map<std::string, Tensor> Optimizer::views() const {
+Tensor Optimizer::flat_zeros() const {
+  PurposeScope purpose(Purpose::optimizer);
+  return Tensor::zeros(pack_.values().shape(), DType::f32, pack_.values().device());
+}
+
+std::map<std::string, Tensor> Optimizer::views(const NamedTensors& flat_buffers) const {
   std::map<std::string, Tensor> result;
-  for (const auto& [quantity, flat] : state()) {
+  for (const auto& [quantity, flat] : flat_buffers) {
     for (const auto& parameter : pack_.parameters())
       result[quantity + "." + parameter.name] = ParameterPack::view(flat, parameter);
   }
   return result;
+}
+
+int64_t Optimizer::state_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : state()) bytes += static_cast<int64_t>(tensor.bytes());
+  return bytes;
+}
+
+void Optimizer::require_training(const char* what) const {
+  require(!trained_.defined(), what, "the parameters are those to be used, not those that are trained: call train()");
+}
+
+void Optimizer::eval() {
+  if (!averages() || trained_.defined()) return;
+  const Tensor& values = pack_.values();
+  trained_ = values.device().is_cpu() ? values.clone() : values.to(Device::cpu());
+  average(values);
+  pack_.refresh();
+}
+
+void Optimizer::train() {
+  if (!trained_.defined()) return;
+  pack_.values().copy_from(trained_);
+  pack_.refresh();
+  trained_ = {};
 }
 
 std::map<std::string, Tensor> Optimizer::counts() const {
@@ -80,14 +112,16 @@ std::map<std::string, Tensor> Optimizer::counts() const {
 }
 
 std::map<std::string, Tensor> Optimizer::save() const {
-  std::map<std::string, Tensor> result = views();
+  require_training("save");
+  std::map<std::string, Tensor> result = state();
   for (auto& [name, tensor] : result) tensor = tensor.device().is_cpu() ? tensor.clone() : tensor.to(Device::cpu());
   result.merge(counts());
   return result;
 }
 
 void Optimizer::load(const std::map<std::string, Tensor>& saved) {
-  std::map<std::string, Tensor> own = views();
+  require_training("load");
+  std::map<std::string, Tensor> own = state();
   own.merge(counts());
   for (const auto& [name, tensor] : own) {
     const auto found = saved.find(name);

@@ -1,17 +1,32 @@
 #include "flame/optim/parameter_pack.h"
 
+#include <cmath>
+
 #include "flame/ops/layout_kernels.h"
 #include "flame/ops/on.h"
 
 namespace flame {
 
-ParameterPack::ParameterPack(const NamedTensors& initial, DType compute) {
+ParameterPack::ParameterPack(const NamedTensors& initial, DType compute)
+    : ParameterPack(std::vector<ParameterGroup>{{.parameters = initial}}, compute) {}
+
+ParameterPack::ParameterPack(const std::vector<ParameterGroup>& groups, DType compute) {
   require(is_floating(compute), "ParameterPack", "expected a floating dtype to compute in, got ", compute);
+  NamedTensors initial;
   int64_t total = 0;
+  for (const ParameterGroup& group : groups) {
+    require(std::isfinite(group.lr) && group.lr >= 0 && group.weight_decay >= 0, "ParameterPack",
+            "expected factors of 0 or more for a group's learning rate and weight decay, got ", group.lr, " and ",
+            group.weight_decay);
+    int64_t numel = 0;
+    for (const auto& [name, value] : group.parameters) numel += value.defined() ? value.numel() : 0;
+    if (numel > 0) groups_.push_back({total, numel, group.lr, group.weight_decay});
+    initial.insert(initial.end(), group.parameters.begin(), group.parameters.end());
+    total += numel;
+  }
   for (const auto& [name, value] : initial) {
     require(value.defined() && value.dtype() == DType::f32, "ParameterPack", "expected f32 for ", name);
     require(index_.emplace(name, index_.size()).second, "ParameterPack", "there are two parameters called ", name);
-    total += value.numel();
   }
   if (initial.empty()) return;
   const Device device = initial.front().second.device();

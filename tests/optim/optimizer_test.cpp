@@ -5,6 +5,7 @@
 
 #include "flame/optim/adamw.h"
 #include "flame/optim/learning_rate.h"
+#include "flame/optim/optimizer_kernels.h"
 #include "tests/optim/grad_scaler.h"
 
 namespace flame {
