@@ -18,12 +18,14 @@ std::ostream& operator<<(std::ostream& out, const Padding& padding) {
   return out << "(" << top << ", " << left << ", " << bottom << ", " << right << ")";
 }
 
-Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, int stride, Padding padding) {
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, int stride, Padding padding, int groups) {
   constexpr const char* op = "conv2d";
   require_same(op, x, weight);
   require(is_floating(x.dtype()), op, "expected a floating dtype, got ", x.dtype());
-  require(x.rank() == 4 && weight.rank() == 4 && x.dim(3) == weight.dim(3), op, "input ", x.shape(),
-          " does not fit weight ", weight.shape(), ": expected [N, H, W, C] and [out, kh, kw, C]");
+  require(x.rank() == 4 && weight.rank() == 4 && groups >= 1 && x.dim(3) == weight.dim(3) * groups &&
+              weight.dim(0) % groups == 0,
+          op, "input ", x.shape(), " does not fit weight ", weight.shape(), " in ", groups,
+          " groups: expected [N, H, W, C] and [out, kh, kw, C / groups], out in multiples of groups");
   require(stride >= 1 && std::min({padding.top, padding.left, padding.bottom, padding.right}) >= 0, op,
           "expected stride >= 1 and padding >= 0, got ", stride, " and ", padding);
   if (bias.defined()) {

@@ -13,9 +13,11 @@ struct Padding {
 };
 std::ostream& operator<<(std::ostream& out, const Padding& padding);
 
-// x [N, H, W, C], weight [out, kh, kw, C], bias [out] or none -> [N, H', W', out] with
-// H' = (H + padding above and below - kh) / stride + 1. Channels are last throughout the networks.
-Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, int stride = 1, Padding padding = 0);
+// x [N, H, W, C], weight [out, kh, kw, C / groups], bias [out] or none -> [N, H', W', out] with
+// H' = (H + padding above and below - kh) / stride + 1. Channels are last throughout the networks. Of `groups` runs of
+// channels, each is made of its own run of x's.
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, int stride = 1, Padding padding = 0,
+              int groups = 1);
 
 // The name of what conv2d would run for these operands on the CPU, forward or for x's gradient: ours or oneDNN's, of
 // which one with "ref" in it is the thousand times slower reference code. For tests.

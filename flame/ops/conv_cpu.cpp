@@ -27,9 +27,15 @@ memory::desc channels_last(const Shape& shape) {
   return {{shape[0], shape[3], shape[1], shape[2]}, f32, memory::format_tag::nhwc};
 }
 
+memory::desc weight_layout(const Convolution& conv) {
+  const int64_t groups = conv.groups(), out = conv.weight[0], in = conv.weight[3];
+  if (groups == 1) return channels_last(conv.weight);
+  return {{groups, out / groups, in, conv.weight[1], conv.weight[2]}, f32, memory::format_tag::gohwi};
+}
+
 Plan make_plan(const Convolution& conv, Pass pass, bool has_bias, int threads) {
   const onednn::ThreadLimit limit(threads);
-  const memory::desc x = channels_last(conv.x), y = channels_last(conv.result()), plain = channels_last(conv.weight);
+  const memory::desc x = channels_last(conv.x), y = channels_last(conv.result()), plain = weight_layout(conv);
   const memory::desc any(plain.dims(), f32, memory::format_tag::any);
   const memory::desc bias = has_bias ? memory::desc({conv.weight[0]}, f32, memory::format_tag::a) : memory::desc();
   const auto [top, left, bottom, right] = conv.padding;

@@ -4,7 +4,7 @@
 
 namespace flame {
 
-// The extents of one convolution: x [N, H, W, C], weight [out, kh, kw, C].
+// The extents of one convolution: x [N, H, W, C], weight [out, kh, kw, C / groups].
 struct Convolution {
   Shape x, weight;
   int stride;
@@ -12,7 +12,12 @@ struct Convolution {
   int64_t height() const { return (x[1] + padding.top + padding.bottom - weight[1]) / stride + 1; }
   int64_t width() const { return (x[2] + padding.left + padding.right - weight[2]) / stride + 1; }
   Shape result() const { return {x[0], height(), width(), weight[0]}; }
-  bool is_linear() const { return weight[1] == 1 && weight[2] == 1 && stride == 1 && padding == Padding(); }
+  int64_t groups() const { return weight[3] > 0 ? x[3] / weight[3] : 1; }
+  // The convolution that each of the groups is.
+  Convolution of_group() const { return {x.with(3, weight[3]), weight.with(0, weight[0] / groups()), stride, padding}; }
+  bool is_linear() const {
+    return groups() == 1 && weight[1] == 1 && weight[2] == 1 && stride == 1 && padding == Padding();
+  }
 };
 
 // The last tensor is written; any floating dtype, the same for all.

@@ -124,7 +124,7 @@ int64_t pitch_for(int64_t count, int64_t in, int64_t out) {
 
 bool pays(const Convolution& conv) {
   const int64_t in = conv.x[3], out = conv.weight[0];
-  if (conv.weight[1] != 3 || conv.weight[2] != 3 || conv.stride != 1) return false;
+  if (conv.weight[1] != 3 || conv.weight[2] != 3 || conv.stride != 1 || conv.groups() > 1) return false;
   const auto [top, left, bottom, right] = conv.padding;
   if (std::max({top, left, bottom, right}) > 2) return false;
   constexpr int64_t few = 32, most = 1 << 16;

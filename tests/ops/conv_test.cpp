@@ -81,6 +81,16 @@ TEST(Conv2d, NeverRunsReferenceCode) {
   }
 }
 
+TEST(Conv2d, NeverRunsReferenceCodeForGroups) {
+  for (const int64_t each : {1, 8, 16, 20}) {  // channels of a group
+    const Tensor x = Tensor::empty({2, 32, 32, 8 * each}), weight = Tensor::empty({8 * each, 3, 3, each});
+    for (bool backward : {false, true}) {
+      const std::string name = conv2d_implementation(x, weight, 1, 1, backward);
+      EXPECT_EQ(name.find("ref"), name.npos) << name << " for " << x.shape() << " * " << weight.shape();
+    }
+  }
+}
+
 TEST(Conv2d, IsRightAtTheNetworksSizes) {
   for (const auto& [n, side, in, out, stride] : network) {
     if (n * side * side * in * out > 5'000'000) continue;  // the plain loops take too long

@@ -37,6 +37,14 @@ Tensor plain_conv3x3(const Tensor& x, const Tensor& weight, int padding) {
   return y;
 }
 
+Tensor plain_grouped_conv3x3(const Tensor& x, const Tensor& weight, int padding) {
+  const int64_t in = x.dim(3) / 2, out = weight.dim(0) / 2;
+  const auto half = [&](int64_t i) {
+    return plain_conv3x3(narrow(x, 3, i * in, in), narrow(weight, 0, i * out, out), padding);
+  };
+  return concat({half(0), half(1)}, 3);
+}
+
 Tensor plain_attention(const Tensor& q, const Tensor& k, const Tensor& v, bool causal) {
   const auto heads = [](const Tensor& x) { return x.permute({0, 2, 1, 3}); };
   Tensor scores = heads(q).matmul(k.permute({0, 2, 3, 1})) / std::sqrt(static_cast<float>(q.dim(3)));

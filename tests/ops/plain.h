@@ -7,6 +7,8 @@ namespace flame::test {
 
 Tensor plain_upsample(const Tensors& x);
 Tensor plain_embedding(const Tensors& x);  // as a product with the ids' indicator matrix
+// In two groups.
+Tensor plain_grouped_conv3x3(const Tensor& x, const Tensor& weight, int padding);
 Tensor plain_conv3x3(const Tensor& x, const Tensor& weight, int padding);
 Tensor plain_attention(const Tensor& q, const Tensor& k, const Tensor& v, bool causal);
 Tensor plain_layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps);

@@ -185,6 +185,10 @@ line("conv2d.valid", lambda x, w: conv2d(x, w), uniform(2, 4, 5, 3), uniform(4, 
 line("conv2d.stride2", lambda x, w, b: conv2d(x, w, b, stride=2, padding=1),
      uniform(2, 4, 6, 3), uniform(4, 3, 3, 3), uniform(4))
 line("conv2d.1x1", lambda x, w, b: conv2d(x, w, b), uniform(2, 3, 4, 3), uniform(4, 1, 1, 3), uniform(4))
+line("conv2d.groups", lambda x, w, b: conv2d(x, w, b, padding=1, groups=2),
+     uniform(2, 4, 5, 6), uniform(4, 3, 3, 3), uniform(4))
+line("conv2d.depthwise", lambda x, w: conv2d(x, w, stride=2, padding=1, groups=6), uniform(2, 5, 4, 6), uniform(6, 3, 3, 1))
+line("conv2d.groups_1x1", lambda x, w, b: conv2d(x, w, b, groups=3), uniform(2, 3, 4, 6), uniform(9, 1, 1, 2), uniform(9))
 line("softmax", lambda x: x.softmax(-1), uniform(2, 3, 5))
 line("log_softmax", lambda x: x.log_softmax(-1), uniform(2, 3, 5))
 line("attention", attention, uniform(2, 3, 2, 4), uniform(2, 5, 2, 4), uniform(2, 5, 2, 4))
