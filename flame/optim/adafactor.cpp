@@ -88,6 +88,7 @@ Adafactor::Adafactor(ParameterPack pack, const Options& options) : Optimizer(std
   for (const auto& parameter : this->pack().parameters()) {
     while (parameter.offset >= groups[group].begin + groups[group].numel && group + 1 < groups.size()) ++group;
     const Shape& shape = parameter.master.shape();
+    require(shape.numel() > 0, "Adafactor", "the parameter ", parameter.name, " has no elements: ", shape);
     const bool factored = shape.rank() >= 2;
     const int64_t width = factored ? shape.dim(-1) : shape.numel(), height = factored ? shape.dim(-2) : 0;
     const int64_t matrices = factored ? shape.numel(0, shape.rank() - 2) : 1;

@@ -1,5 +1,7 @@
 #include "flame/optim/schedule_free.h"
 
+#include <algorithm>
+
 #include "flame/ops/pointwise.h"
 #include "flame/optim/update_kernels.h"
 #include "flame/optim/update_rules.h"
@@ -43,7 +45,12 @@ void AdamWScheduleFree::update(const Tensor& state) {
 }
 
 void AdamWScheduleFree::average(const Tensor& values) const {
-  values.copy_from(values.detach() + (z_ - values.detach()) * static_cast<float>(1 - 1 / options_.beta1));
+  constexpr int64_t piece = 1 << 22;  // so that it takes little memory
+  for (int64_t begin = 0; begin < values.numel(); begin += piece) {
+    const int64_t count = std::min(piece, values.numel() - begin);
+    const Tensor y = values.rows(begin, count), z = z_.rows(begin, count);
+    y.copy_from(y + (z - y) * static_cast<float>(1 - 1 / options_.beta1));
+  }
 }
 
 }  // namespace flame

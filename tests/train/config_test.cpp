@@ -28,20 +28,22 @@ std::string complaint(const std::string& toml) {
 }
 
 TEST(Config, ReadsKohyasKeysWithOrWithoutSections) {
-  const TrainConfig config = read(R"(
+  const TrainConfig config = read(R"toml(
 pretrained_model_name_or_path = "base.safetensors"
 resolution = "768,512"
 [training]
 learning_rate = 1      # an integer where a number is meant
 network_dim = 4
 save_state = false
-)");
+optimizer_args = ["betas=(0.9, 0.99) ", "eps=1e-6"]
+)toml");
   EXPECT_EQ(config.pretrained_model_name_or_path, "base.safetensors");
   EXPECT_EQ(config.resolution.width, 768);
   EXPECT_EQ(config.resolution.height, 512);
   EXPECT_EQ(config.learning_rate, 1);
   EXPECT_EQ(config.network_dim, 4);
   EXPECT_FALSE(config.save_state);
+  EXPECT_EQ(config.optimizer_args, "betas=(0.9,0.99) eps=1e-6");
 }
 
 TEST(Config, EveryKeyCanBeWrittenAndReadBack) {
@@ -82,6 +84,13 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
            {"max_token_length = 0", {"max_token_length", "from 75"}},
            {"lr_scheduler = 'cosin'", {"lr_scheduler", "cosine"}},
            {"optimizer_type = 'SGD'", {"optimizer_type", "AdamW"}},
+           {"optimizer_args = ['d_coef=2']", {"optimizer_args", "AdamW has no 'd_coef'"}},
+           {"optimizer_args = [2]", {"line 3", "optimizer_args", "strings"}},
+           {"optimizer_args = 7", {"line 3", "optimizer_args"}},
+           {"optimizer_type = 'AdamWScheduleFree'\nlr_scheduler = 'cosine'", {"lr_scheduler", "warmup_steps"}},
+           {"lr_scheduler_num_cycles = 0", {"lr_scheduler_num_cycles"}},
+           {"lr_scheduler_power = 0", {"lr_scheduler_power"}},
+           {"lr_scheduler = 'polynomial'\nlearning_rate = 1e-8", {"learning_rate", "1e-7"}},
            {"loss_type = 'mse'", {"loss: loss_type", "smooth_l1"}},
            {"huber_schedule = 'linear'", {"huber_schedule", "exponential"}},
            {"adaptive_noise_scale = 0.1", {"noise: adaptive_noise_scale", "noise_offset"}},
