@@ -5,8 +5,8 @@
 namespace eri::parity {
 namespace {
 
-// What a case's scale is of ours: 1, unless a geometry is no SDXL.
-float scale_ratio(const Case& c) { return c.params.at("scale").get<float>() / AutoencoderKL::scale; }
+// What a case's scale is of SDXL's, which ours has to be: 1, unless a geometry is no SDXL.
+float scale_ratio(const Case& c) { return c.params.at("scale").get<float>() / 0.13025f; }
 
 }  // namespace
 
