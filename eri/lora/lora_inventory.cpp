@@ -1,9 +1,10 @@
 #include "eri/lora/lora_inventory.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
-#include <regex>
 
+#include "flame/core/error.h"
 #include "flame/ops/matmul.h"
 #include "flame/ops/pointwise.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 using flame::DType;
 using flame::Tensor;
+using flame::text;
 
 // How the names of a module's factors end.
 struct Endings {
@@ -26,40 +28,49 @@ constexpr Endings endings[] = {
     {".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"},
 };
 
-// How the names of a scheme's UNet modules begin.
+// How the names of a scheme's UNet modules begin, and what they hold.
 struct Scheme {
-  const char *begin, *name;
+  std::string_view begin, holds, name;
 };
-const Scheme schemes[] = {
-    {"lora_unet_(input|middle|output)_block", "kohya's, with a single file's block numbers"},
-    {"lora_unet_(down|mid|up)_block", "kohya's, with diffusers' block numbers"},
-    {"lycoris_", "LyCORIS'"},
-    {"diffusion_model\\.", "ComfyUI's generic"},
-    {"base_model\\.model\\.", "PEFT's own"},
-    {"unet\\..*\\.lora_A\\.", "PEFT's, as diffusers saves it"},
-    {"unet\\.", "diffusers' before PEFT"},
-    {"lora_te", "kohya's, text encoders only"},
+constexpr std::string_view single_file = "kohya's, with a single file's block numbers",
+                           diffusers = "kohya's, with diffusers' block numbers";
+constexpr Scheme schemes[] = {
+    {"lora_unet_input_block", "", single_file},
+    {"lora_unet_middle_block", "", single_file},
+    {"lora_unet_output_block", "", single_file},
+    {"lora_unet_down_block", "", diffusers},
+    {"lora_unet_mid_block", "", diffusers},
+    {"lora_unet_up_block", "", diffusers},
+    {"lycoris_", "", "LyCORIS'"},
+    {"diffusion_model.", "", "ComfyUI's generic"},
+    {"base_model.model.", "", "PEFT's own"},
+    {"unet.", ".lora_A.", "PEFT's, as diffusers saves it"},
+    {"unet.", "", "diffusers' before PEFT"},
+    {"lora_te", "", "kohya's, text encoders only"},
 };
 
 std::string naming_of(const WeightFiles::Entries& entries) {
-  for (const auto& [begin, name] : schemes) {
-    const std::regex pattern(begin);
+  for (const auto& [begin, holds, name] : schemes) {
     for (const auto& [tensor, entry] : entries) {
-      if (std::regex_search(tensor, pattern, std::regex_constants::match_continuous)) return name;
+      if (tensor.starts_with(begin) && tensor.find(holds) != tensor.npos) return std::string(name);
     }
   }
   return "unknown";
 }
 
 std::string block_of(const std::string& module) {
-  static const std::regex encoder("^(lora_te1_|text_encoder\\.|text_encoders\\.clip_l\\.)"),
-      encoder_2("^(lora_te2_|text_encoder_2\\.|text_encoders\\.clip_g\\.)"),
-      numbered("(input_blocks|output_blocks|down_blocks|up_blocks)[._]([0-9]+)"), middle("(middle_block|mid_block)");
-  std::smatch match;
-  if (std::regex_search(module, encoder)) return "text encoder CLIP-L";
-  if (std::regex_search(module, encoder_2)) return "text encoder CLIP-G";
-  if (std::regex_search(module, match, numbered)) return match.str(1) + "." + match.str(2);
-  if (std::regex_search(module, match, middle)) return match.str(1);
+  for (const std::string_view begin : {"lora_te1_", "text_encoder.", "text_encoders.clip_l."})
+    if (module.starts_with(begin)) return "text encoder CLIP-L";
+  for (const std::string_view begin : {"lora_te2_", "text_encoder_2.", "text_encoders.clip_g."})
+    if (module.starts_with(begin)) return "text encoder CLIP-G";
+  for (const std::string_view blocks : {"input_blocks", "output_blocks", "down_blocks", "up_blocks"}) {
+    const size_t at = module.find(blocks), number = at + blocks.size() + 1;
+    if (at == module.npos || number >= module.size()) continue;
+    const size_t end = std::min(module.find_first_not_of("0123456789", number), module.size());
+    if (end > number) return text(blocks, ".", module.substr(number, end - number));
+  }
+  for (const std::string_view block : {"middle_block", "mid_block"})
+    if (module.find(block) != module.npos) return std::string(block);
   return "other";
 }
 

@@ -1,9 +1,9 @@
 #include "eri/models/checkpoint.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <regex>
 
 #include "eri/models/weight_names.h"
 
@@ -98,8 +98,11 @@ void check_part(const fs::path& path, const WeightFiles& files, Part part) {
 
 // One of several files, "...-00002-of-00003.safetensors", as if it were the whole.
 void check_whole(const fs::path& path) {
-  static const std::regex shard("-[0-9]{5}-of-0*([2-9]|[1-9][0-9]+)\\.safetensors$");
-  if (std::regex_search(path.string(), shard))
+  const std::string name = path.string(), tail = "-00000-of-00000.safetensors";
+  if (name.size() < tail.size()) return;
+  int part = 0, parts = 0, read = 0;
+  std::sscanf(name.c_str() + name.size() - tail.size(), "-%5d-of-%5d.safetensors%n", &part, &parts, &read);
+  if (read == static_cast<int>(tail.size()) && parts > 1)
     fail(path.string(), ": this is one of several shards of a model; give the folder that they are in");
 }
 
