@@ -2,7 +2,7 @@
 #include <iostream>
 
 #include "eri/app/commands.h"
-#include "eri/train/config.h"
+#include "eri/app/config_flags.h"
 #include "eri/train/trainer.h"
 #include "flame/device/out_of_memory.h"
 
@@ -19,13 +19,13 @@ void on_signal(int signal) {
 
 struct Arguments {
   std::string file;
-  std::vector<std::pair<const ConfigKey*, std::string>> flags;
+  ConfigFlags flags;
 };
 
 TrainConfig read(const Arguments& arguments) {
   TrainConfig config;
   if (!arguments.file.empty()) read_toml(arguments.file, config);
-  for (const auto& [key, value] : arguments.flags) set_value(config, *key, value);
+  arguments.flags.apply(config);
   return config;
 }
 
@@ -49,17 +49,7 @@ void add_train(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   command->add_option("config", arguments->file, "TOML file with any of the keys below; flags win over it")
       ->type_name("CONFIG.toml");
-  const TrainConfig defaults;
-  for (const ConfigKey& key : config_keys()) {
-    const std::string flags = std::string("--") + key.name + (find_key("model") == &key ? ",--model" : "");
-    auto* option = command->add_option_function<std::string>(
-        flags, [arguments, &key](const std::string& value) { arguments->flags.emplace_back(&key, value); }, key.help);
-    option->group(key.group)->type_name(type_name(key));
-    option->default_str(value_of(defaults, key))->run_callback_for_default(false);
-    const bool is_switch = std::holds_alternative<bool TrainConfig::*>(key.member) ||
-                           std::holds_alternative<std::optional<bool> TrainConfig::*>(key.member);
-    if (is_switch) option->expected(0, 1)->default_str("true");
-  }
+  for (const ConfigKey& key : config_keys()) arguments->flags.add_to(*command, key);
   command->callback([arguments] { run(*arguments); });
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <set>
 
 #include "flame/ops/layout.h"
@@ -54,64 +53,6 @@ void require_targets(const LoRA& lora, const LoraTargets& targets) {
   if (!unknown.empty()) fail("the model has no layers for these modules of the LoRA: ", listed(unknown));
 }
 
-// kohya's numbers of a UNet's blocks. There are as many input blocks as output blocks.
-class UNetBlocks {
- public:
-  explicit UNetBlocks(const LoraTargets& targets) {
-    for (const LoraTarget& target : targets) {
-      for (const char* blocks : {kInput, kOutput})
-        outer_ = std::max(outer_, number(target.name, blocks).value_or(-1) + 1);
-    }
-  }
-  int64_t count() const { return 2 * outer_ + 5; }
-  int64_t of(const std::string& module) const {
-    if (const auto i = number(module, kInput)) return 1 + *i;
-    if (const auto i = number(module, "lora_unet_middle_block_")) return 1 + outer_ + *i;
-    if (const auto i = number(module, kOutput)) return 4 + outer_ + *i;
-    return module.starts_with("lora_unet_out_") ? count() - 1 : 0;
-  }
-
- private:
-  static constexpr const char *kInput = "lora_unet_input_blocks_", *kOutput = "lora_unet_output_blocks_";
-  static std::optional<int64_t> number(const std::string& module, std::string_view begin) {
-    if (!module.starts_with(begin)) return std::nullopt;
-    return std::stoll(module.substr(begin.size()));
-  }
-
-  int64_t outer_ = 0;
-};
-
-// The rank and alpha of each target.
-class Sizes {
- public:
-  Sizes(const LoraTargets& targets, const LoraOptions& options) : options_(options), blocks_(targets) {
-    require_one_each("block_dims", options.block_dims.size());
-    require_one_each("block_alphas", options.block_alphas.size());
-  }
-  int64_t rank(const LoraTarget& target) const {
-    if (target.kernel() > 1) return options_.conv_dim;
-    return in_unet(target) && !options_.block_dims.empty() ? options_.block_dims[block(target)] : options_.dim;
-  }
-  double alpha(const LoraTarget& target) const {
-    if (target.kernel() > 1) return options_.conv_alpha;
-    return in_unet(target) && !options_.block_alphas.empty() ? options_.block_alphas[block(target)] : options_.alpha;
-  }
-  bool left_out(const LoraTarget& target) const {
-    return target.kernel() <= 1 && in_unet(target) && !options_.block_dims.empty() && rank(target) == 0;
-  }
-
- private:
-  static bool in_unet(const LoraTarget& target) { return target.part == LoraPart::unet; }
-  size_t block(const LoraTarget& target) const { return static_cast<size_t>(blocks_.of(target.name)); }
-  void require_one_each(const char* option, size_t given) const {
-    if (given != 0 && given != static_cast<size_t>(blocks_.count()))
-      fail(option, ": expected ", blocks_.count(), " numbers, one for each block of the UNet, got ", given);
-  }
-
-  const LoraOptions& options_;
-  UNetBlocks blocks_;
-};
-
 }  // namespace
 
 std::string listed(const std::vector<std::string>& names) {
@@ -140,37 +81,51 @@ int64_t LoRA::rank() const {
   return rank;
 }
 
+std::string LoRA::ranks() const {
+  std::set<int64_t> ranks;
+  for (const auto& [name, module] : modules_) ranks.insert(module.rank());
+  if (ranks.empty()) return "0";
+  const std::string least = std::to_string(*ranks.begin());
+  return ranks.size() == 1 ? least : least + " to " + std::to_string(*ranks.rbegin());
+}
+
 LoRA new_lora(const LoraTargets& targets, const LoraOptions& options) {
   flame::Generator generator(options.seed);
-  const Sizes sizes(targets, options);
+  const LoraPlan plan = plan_lora(sites_of(targets), options);
   LoRA::Modules modules;
   for (const LoraTarget& target : targets) {
-    if (sizes.left_out(target)) continue;
-    const int64_t kernel = target.kernel(), rank = sizes.rank(target);
-    if (rank < 1)
-      fail(kernel > 1 ? "conv_dim" : "network_dim", " must be at least 1 for ", target.name, ", got ", rank);
+    const auto share = plan.find(target.name);
+    if (share == plan.end()) continue;
+    const auto& [rank, alpha, lr] = share->second;
+    const int64_t kernel = target.kernel();
     const Shape down = kernel ? Shape{rank, kernel, kernel, target.in()} : Shape{rank, target.in()};
     const Shape up = kernel ? Shape{target.out(), 1, 1, rank} : Shape{target.out(), rank};
     const float bound = 1 / std::sqrt(static_cast<float>(down.numel(1, down.rank())));
     const Tensor uniform = Tensor::rand(down, generator);
-    modules[target.name] = {uniform * (2 * bound) - bound, Tensor::zeros(up), sizes.alpha(target)};
+    modules[target.name] = {uniform * (2 * bound) - bound, Tensor::zeros(up), alpha};
   }
   return LoRA(std::move(modules));
 }
 
-LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::DType compute) {
+LoraNetwork::LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::DType compute, const LoraPlan& plan) {
   require_targets(start, targets);
-  flame::NamedTensors values;
+  std::vector<flame::ParameterGroup> groups;
+  const auto group_of = [&](double lr) -> flame::ParameterGroup& {
+    const auto found = std::find_if(groups.begin(), groups.end(), [=](const auto& group) { return group.lr == lr; });
+    return found != groups.end() ? *found : groups.emplace_back(flame::ParameterGroup{.parameters = {}, .lr = lr});
+  };
   std::map<std::string, LoRA::Module> modules;
   for (const LoraTarget& target : targets) {
     const auto found = start.modules().find(target.name);
     if (found == start.modules().end()) continue;
     const LoRA::Module module = fitted(target, found->second);
+    const auto share = plan.find(target.name);
+    flame::NamedTensors& values = group_of(share == plan.end() ? 1 : share->second.lr).parameters;
     values.emplace_back(target.name + kLoraDown, module.down);
     values.emplace_back(target.name + kLoraUp, module.up);
     modules[target.name] = module;
   }
-  pack_ = flame::ParameterPack(values, compute);
+  pack_ = flame::ParameterPack(groups, compute);
   for (const LoraTarget& target : targets) {
     const auto found = modules.find(target.name);
     if (found == modules.end()) continue;

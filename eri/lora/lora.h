@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "eri/lora/lora_options.h"
 #include "eri/lora/names.h"
 #include "flame/io/safetensors.h"
 #include "flame/optim/parameter_pack.h"
@@ -37,6 +38,7 @@ class LoRA {
   const Modules& modules() const { return modules_; }
   LoraNaming naming() const { return naming_; }  // of the file that it came from
   int64_t rank() const;                          // of the linear layers; the largest if they differ
+  std::string ranks() const;                     // of all layers, for people: "16", or "4 to 16"
   const std::vector<std::string>& warnings() const { return warnings_; }  // of loading: for people
 
   // Writes what from_safetensors reads (F16, 0-d alphas, canonical layout), then reads it back and compares. `about` is
@@ -58,20 +60,8 @@ inline constexpr const char* kLoraAlpha = ".alpha";
 // A factor as files have it: of convolutions [rank, in, k, k] and [out, rank, 1, 1].
 flame::Tensor in_file_layout(const flame::Tensor& factor);
 
-struct LoraOptions {
-  int64_t dim = 16;
-  double alpha = 16;
-  int64_t conv_dim = 0;  // of convolutions larger than 1x1; needed if there are any
-  double conv_alpha = 1;
-  uint64_t seed = 0;
-  // In place of dim and alpha for the UNet's blocks, one each as kohya numbers them (SDXL's are 23): the embeddings,
-  // the input blocks, three of the middle, the output blocks, the last layers. A block of rank 0 gets no LoRA.
-  std::vector<int64_t> block_dims = {};
-  std::vector<double> block_alphas = {};
-};
-
-// A LoRA to begin with, for every target: down uniform in +-1 / sqrt(inputs), which is Kaiming's with a = sqrt 5; up
-// zero, so that nothing changes at first.
+// A LoRA to begin with, for the targets that the options choose: down uniform in +-1 / sqrt(inputs), which is Kaiming's
+// with a = sqrt 5; up zero, so that nothing changes at first.
 LoRA new_lora(const LoraTargets& targets, const LoraOptions& options);
 
 // A LoRA that trains: its factors are the parameters of one pack, and adapters of the layers.
@@ -79,10 +69,12 @@ class LoraNetwork {
  public:
   LoraNetwork() = default;
   // Throws if `start` has modules that fit no target. Adapters are handed to the layers in `compute`, which must be the
-  // layers' own dtype, or f32 where the model is fused afterwards.
-  LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::DType compute = flame::DType::f32);
+  // layers' own dtype, or f32 where the model is fused afterwards. Modules with the same factor of the learning rate,
+  // which is 1 for those that `plan` lacks, are one group of parameters.
+  LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::DType compute = flame::DType::f32,
+              const LoraPlan& plan = {});
   LoraNetwork(const LoraTargets& targets, const LoraOptions& options, flame::DType compute = flame::DType::f32)
-      : LoraNetwork(targets, new_lora(targets, options), compute) {}
+      : LoraNetwork(targets, new_lora(targets, options), compute, plan_lora(sites_of(targets), options)) {}
 
   const flame::ParameterPack& parameters() const { return pack_; }  // named as the tensors of a file
   const LoRA& lora() const { return lora_; }                        // shares the parameters' memory

@@ -13,7 +13,7 @@ void append(LoraTargets& targets, const LoraTargets& more) { targets.insert(targ
 }  // namespace
 
 LoraTargets sdxl_lora_targets(const UNet& unet, const CLIPTextEncoder& clip_l, const CLIPTextEncoder& clip_g) {
-  LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::conv);
+  LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::full);
   append(targets, lora_targets(clip_l, LoraPart::clip_l));
   append(targets, lora_targets(clip_g, LoraPart::clip_g));
   return targets;

@@ -4,7 +4,7 @@
 namespace eri {
 
 void UNet::save_lora(const std::filesystem::path& path) const {
-  LoRA::attached(lora_targets(*this, LoraPart::unet, LoraPreset::conv)).save(path);
+  LoRA::attached(lora_targets(*this, LoraPart::unet, LoraPreset::full)).save(path);
 }
 
 }  // namespace eri

@@ -6,7 +6,9 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <sstream>
 
 #include "eri/models/fused_unet.h"
 #include "eri/sampling/sample_request.h"
@@ -21,8 +23,8 @@ namespace {
 using flame::fail;
 using flame::text;
 
-constexpr const char *model_group = "Model and pictures", *network_group = "LoRA", *training_group = "Training",
-                     *loss_group = "Loss", *noise_group = "Noise", *output_group = "Output", *machine_group = "Machine";
+constexpr const char *model_group = "Model and pictures", *training_group = "Training", *loss_group = "Loss",
+                     *noise_group = "Noise", *output_group = "Output", *machine_group = "Machine";
 
 constexpr ConfigKey keys[] = {
     {"pretrained_model_name_or_path", &TrainConfig::pretrained_model_name_or_path, model_group,
@@ -44,7 +46,24 @@ constexpr ConfigKey keys[] = {
      "size that pictures are resized and cropped to: 1024, or width,height"},
     {"network_dim", &TrainConfig::network_dim, network_group, "rank of the LoRA"},
     {"network_alpha", &TrainConfig::network_alpha, network_group, "its strength is network_alpha / network_dim"},
+    {"conv_dim", &TrainConfig::conv_dim, network_group,
+     "rank of 3x3 convolutions, which with it get a LoRA, and the other layers of ResBlocks; 0: none"},
+    {"conv_alpha", &TrainConfig::conv_alpha, network_group, "their strength is conv_alpha / conv_dim"},
+    {"block_dims", &TrainConfig::block_dims, network_group,
+     "ranks of the UNet's blocks as kohya numbers them, 23 for SDXL, in place of network_dim; 0: no LoRA there"},
+    {"block_alphas", &TrainConfig::block_alphas, network_group, "alphas of the same blocks"},
+    {"conv_block_dims", &TrainConfig::conv_block_dims, network_group, "the same for conv_dim"},
+    {"conv_block_alphas", &TrainConfig::conv_block_alphas, network_group, "and for conv_alpha"},
+    {"block_lr_weight", &TrainConfig::block_lr_weight, network_group,
+     "factors of the learning rate of the same blocks; 0: no LoRA there"},
+    {"lora_preset", &TrainConfig::lora_preset, network_group,
+     "which layers get a LoRA, in LyCORIS' words: attn-mlp, attn-only, full, full-lin, unet-only, "
+     "unet-transformer-only, unet-convblock-only; auto: attn-mlp, or with conv_dim full"},
+    {"exclude_patterns", &TrainConfig::exclude_patterns, network_group,
+     "regular expressions for names of layers that get none, apart by spaces, such as .*attn2.*; or a list in TOML"},
+    {"include_patterns", &TrainConfig::include_patterns, network_group, "and for those that get one all the same"},
     {"learning_rate", &TrainConfig::learning_rate, training_group, "step size of the optimiser"},
+    {"unet_lr", &TrainConfig::unet_lr, training_group, "that of the UNet's LoRA; auto: learning_rate"},
     {"lr_scheduler", &TrainConfig::lr_scheduler, training_group,
      "constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial"},
     {"lr_warmup_steps", &TrainConfig::lr_warmup_steps, training_group, "steps in which the learning rate rises from 0"},
@@ -147,6 +166,20 @@ Resolution parse_resolution(const ConfigKey& key, std::string_view value) {
   return {width, parse_number<int64_t>(key, value, expected)};
 }
 
+template <class Number>
+std::vector<Number> parse_numbers(const ConfigKey& key, std::string_view value, const char* expected) {
+  std::vector<Number> numbers;
+  while (!value.empty()) {
+    const size_t comma = std::min(value.find(','), value.size());
+    std::string_view each = value.substr(0, comma);
+    while (each.starts_with(' ')) each.remove_prefix(1);
+    while (each.ends_with(' ')) each.remove_suffix(1);
+    numbers.push_back(parse_number<Number>(key, each, expected));
+    value.remove_prefix(std::min(comma + 1, value.size()));
+  }
+  return numbers;
+}
+
 bool parse_bool(const ConfigKey& key, std::string_view value) {
   if (value == "true" || value == "1" || value == "yes" || value == "on") return true;
   if (value == "false" || value == "0" || value == "no" || value == "off") return false;
@@ -156,6 +189,13 @@ bool parse_bool(const ConfigKey& key, std::string_view value) {
 std::string shortest(double value) {
   char digits[32];
   return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
+}
+
+template <class Number, class Write>
+std::string with_commas(const std::vector<Number>& numbers, const Write& write) {
+  std::string list;
+  for (const Number number : numbers) list += (list.empty() ? "" : ",") + write(number);
+  return list;
 }
 
 // What a TOML value is called in a message.
@@ -177,10 +217,28 @@ std::string joined(const toml::array& list, const ConfigKey& key) {
   return words;
 }
 
+// A list of numbers, or a text with commas as sd-scripts has it.
+template <class Number>
+void read_numbers(const toml::node& node, const ConfigKey& key, TrainConfig& config, std::vector<Number>& numbers) {
+  if (node.is_string()) return set_value(config, key, **node.as_string());
+  if (!node.is_array()) fail(key.name, ": expected a list of numbers, got ", kind_of(node));
+  numbers.clear();
+  for (const toml::node& each : *node.as_array()) {
+    const bool fits = std::is_integral_v<Number> ? each.is_integer() : each.is_number();
+    if (!fits)
+      fail(key.name, ": expected ", std::is_integral_v<Number> ? "integers" : "numbers", " in the list, got ",
+           kind_of(each));
+    numbers.push_back(*each.value<Number>());
+  }
+}
+
 void read_value(const toml::node& node, const ConfigKey& key, TrainConfig& config) {
   std::visit(Overload{
                  [&](std::string TrainConfig::*member) {
-                   if (member == &TrainConfig::optimizer_args && node.is_array()) {
+                   const bool words = member == &TrainConfig::optimizer_args ||
+                                      member == &TrainConfig::include_patterns ||
+                                      member == &TrainConfig::exclude_patterns;
+                   if (words && node.is_array()) {
                      config.*member = joined(*node.as_array(), key);
                      return;
                    }
@@ -209,6 +267,13 @@ void read_value(const toml::node& node, const ConfigKey& key, TrainConfig& confi
                    if (!node.is_boolean()) fail(key.name, ": expected true, false or \"auto\", got ", kind_of(node));
                    config.*member = **node.as_boolean();
                  },
+                 [&](std::optional<double> TrainConfig::*member) {
+                   if (node.is_string()) return set_value(config, key, **node.as_string());
+                   if (!node.is_number()) fail(key.name, ": expected a number or \"auto\", got ", kind_of(node));
+                   config.*member = *node.value<double>();
+                 },
+                 [&](std::vector<int64_t> TrainConfig::*member) { read_numbers(node, key, config, config.*member); },
+                 [&](std::vector<double> TrainConfig::*member) { read_numbers(node, key, config, config.*member); },
              },
              key.member);
 }
@@ -268,6 +333,16 @@ void set_value(TrainConfig& config, const ConfigKey& key, std::string_view value
           [&](std::optional<bool> TrainConfig::*member) {
             config.*member = value == "auto" ? std::nullopt : std::optional(parse_bool(key, value));
           },
+          [&](std::optional<double> TrainConfig::*member) {
+            config.*member =
+                value == "auto" ? std::nullopt : std::optional(parse_number<double>(key, value, "a number or auto"));
+          },
+          [&](std::vector<int64_t> TrainConfig::*member) {
+            config.*member = parse_numbers<int64_t>(key, value, "integers with commas");
+          },
+          [&](std::vector<double> TrainConfig::*member) {
+            config.*member = parse_numbers<double>(key, value, "numbers with commas");
+          },
       },
       key.member);
 }
@@ -286,8 +361,38 @@ std::string value_of(const TrainConfig& config, const ConfigKey& key) {
                           const std::optional<bool>& value = config.*member;
                           return std::string(!value ? "auto" : *value ? "true" : "false");
                         },
+                        [&](std::optional<double> TrainConfig::*member) {
+                          const std::optional<double>& value = config.*member;
+                          return value ? shortest(*value) : std::string("auto");
+                        },
+                        [&](std::vector<int64_t> TrainConfig::*member) {
+                          return with_commas(config.*member, [](int64_t value) { return std::to_string(value); });
+                        },
+                        [&](std::vector<double> TrainConfig::*member) { return with_commas(config.*member, shortest); },
                     },
                     key.member);
+}
+
+LoraOptions lora_options(const TrainConfig& config) {
+  const auto words = [](const std::string& list) {
+    std::istringstream in(list);
+    return std::vector<std::string>(std::istream_iterator<std::string>(in), {});
+  };
+  LoraOptions options = {.dim = config.network_dim,
+                         .alpha = config.network_alpha,
+                         .conv_dim = config.conv_dim,
+                         .conv_alpha = config.conv_alpha,
+                         .seed = static_cast<uint64_t>(config.seed),
+                         .block_dims = config.block_dims,
+                         .block_alphas = config.block_alphas,
+                         .conv_block_dims = config.conv_block_dims,
+                         .conv_block_alphas = config.conv_block_alphas,
+                         .block_lr_weight = config.block_lr_weight,
+                         .include_patterns = words(config.include_patterns),
+                         .exclude_patterns = words(config.exclude_patterns)};
+  if (config.unet_lr) options.part_lr[static_cast<size_t>(LoraPart::unet)] = *config.unet_lr / config.learning_rate;
+  if (config.lora_preset != "auto") options.preset = parse_lora_preset(config.lora_preset);
+  return options;
 }
 
 LossOptions loss_options(const TrainConfig& config) {
@@ -343,7 +448,7 @@ const char* mixed_precision_name(flame::DType dtype) {
 }
 
 const char* type_name(const ConfigKey& key) {
-  constexpr const char* names[] = {"TEXT", "INT", "NUMBER", "BOOL", "SIZE", "BOOL"};
+  constexpr const char* names[] = {"TEXT", "INT", "NUMBER", "BOOL", "SIZE", "BOOL", "NUMBER", "INTS", "NUMBERS"};
   return names[key.member.index()];
 }
 
@@ -372,12 +477,9 @@ void validate(const TrainConfig& config) {
     check(side >= 64 && side % 8 == 0 && side <= 8192, "resolution: expected multiples of 8 from 64 to 8192, got ",
           side);
   }
-  check(config.network_dim >= 1 && config.network_dim <= 4096, "network_dim: expected 1 to 4096, got ",
-        config.network_dim);
-  check(config.network_alpha > 0 && std::isfinite(config.network_alpha), "network_alpha: expected above 0, got ",
-        config.network_alpha);
   positive("learning_rate", config.learning_rate);
   check(std::isfinite(config.learning_rate), "learning_rate: expected a finite number");
+  if (config.unet_lr) not_negative("unet_lr", *config.unet_lr);
   positive("max_train_steps", config.max_train_steps);
   check(config.max_train_steps <= std::numeric_limits<uint32_t>::max(), "max_train_steps: too many");
   positive("train_batch_size", config.train_batch_size);
@@ -399,6 +501,7 @@ void validate(const TrainConfig& config) {
       check(false, name, ": ", error.what());
     }
   };
+  parses("LoRA", [&] { require_valid(lora_options(config)); });
   parses("lr_scheduler", [&] { flame::LearningRateSchedule::parse(config.lr_scheduler); });
   positive("lr_scheduler_num_cycles", config.lr_scheduler_num_cycles);
   check(std::isfinite(config.lr_scheduler_power) && config.lr_scheduler_power > 0,

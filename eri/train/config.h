@@ -10,6 +10,7 @@
 
 #include "eri/diffusion/diffusion_loss.h"
 #include "eri/diffusion/training_noise.h"
+#include "eri/lora/lora_options.h"
 #include "eri/models/checkpoint.h"
 #include "flame/core/dtype.h"
 #include "flame/device/device.h"
@@ -32,7 +33,14 @@ struct TrainConfig {
   std::string output_name = "lora";
   int64_t network_dim = 16;
   double network_alpha = 16;
+  int64_t conv_dim = 0;
+  double conv_alpha = 1;
+  std::vector<int64_t> block_dims, conv_block_dims;  // one for each block of the UNet, or none at all
+  std::vector<double> block_alphas, conv_block_alphas, block_lr_weight;
+  std::string lora_preset = "auto";
+  std::string include_patterns, exclude_patterns;  // apart by spaces
   double learning_rate = 1e-4;
+  std::optional<double> unet_lr;  // none: learning_rate
   std::string lr_scheduler = "constant";
   int64_t lr_warmup_steps = 0;
   int64_t lr_scheduler_num_cycles = 1;
@@ -81,6 +89,7 @@ struct TrainConfig {
   bool deterministic = false;
 };
 
+LoraOptions lora_options(const TrainConfig& config);
 LossOptions loss_options(const TrainConfig& config);
 NoiseOptions noise_options(const TrainConfig& config);
 
@@ -100,14 +109,17 @@ size_t buffer_limit(double max_vram);
 
 // One key: what TOML, the command line, the help and a saved run know about it.
 struct ConfigKey {
-  using Member = std::variant<std::string TrainConfig::*, int64_t TrainConfig::*, double TrainConfig::*,
-                              bool TrainConfig::*, Resolution TrainConfig::*, std::optional<bool> TrainConfig::*>;
+  using Member =
+      std::variant<std::string TrainConfig::*, int64_t TrainConfig::*, double TrainConfig::*, bool TrainConfig::*,
+                   Resolution TrainConfig::*, std::optional<bool> TrainConfig::*, std::optional<double> TrainConfig::*,
+                   std::vector<int64_t> TrainConfig::*, std::vector<double> TrainConfig::*>;
   const char* name;
   Member member;
   const char* group;
   const char* help;
 };
 std::span<const ConfigKey> config_keys();
+inline constexpr const char* network_group = "LoRA";  // the keys of lora_options()
 
 // Reads the keys of a TOML file into `config`; keys may stand in sections, whose names do not matter. Throws naming the
 // file, the line and the key; for an unknown key also the closest one.

@@ -47,7 +47,9 @@ class Family {
   // How much of `caption` its text encoders cut off, in tokens.
   virtual size_t tokens_cut(const std::string& caption) const = 0;
 
-  // The layers that training gives a LoRA, and all that a LoRA file may change (while the encoders are there).
+  // Where training may put a LoRA, and there the layers, once the network is loaded; all that a LoRA file may change
+  // (while the encoders are there).
+  virtual LoraSites lora_sites() const = 0;
   virtual LoraTargets trained_targets() const = 0;
   virtual LoraTargets all_targets() const = 0;
 

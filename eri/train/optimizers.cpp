@@ -202,6 +202,17 @@ std::string refuses_schedule(const OptimizerChoice& choice) {
   return "";
 }
 
+std::string refuses_rates(const OptimizerChoice& choice, const std::set<double>& factors) {
+  const auto* adafactor = std::get_if<flame::AdafactorOptions>(&choice);
+  if (adafactor && adafactor->relative_step && factors != std::set<double>{1})
+    return "AdaFactor chooses its own learning rates; give optimizer_args relative_step=False for unet_lr and "
+           "block_lr_weight";
+  if (std::holds_alternative<flame::ProdigyOptions>(choice) && factors.size() > 1)
+    return "Prodigy finds one step size for all; block_lr_weight may be one number or 0 in each place, and unet_lr the "
+           "other learning rates' equal";
+  return "";
+}
+
 int64_t state_bytes(const OptimizerChoice& choice, int64_t rank, int64_t in, int64_t out) {
   const int64_t elements = rank * (in + out);
   return std::visit(Overload{

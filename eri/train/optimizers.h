@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <variant>
 
@@ -27,6 +28,9 @@ std::unique_ptr<flame::Optimizer> make_optimizer(const OptimizerChoice& choice, 
 
 // Whether it has a learning rate of its own, so that a schedule would be against it; what to say then, or nothing.
 std::string refuses_schedule(const OptimizerChoice& choice);
+
+// Whether it cannot give parameters learning rates of their own, the step's times these factors; the same.
+std::string refuses_rates(const OptimizerChoice& choice, const std::set<double>& factors);
 
 // What its state takes of memory for the two factors of a LoRA [rank, in] and [out, rank].
 int64_t state_bytes(const OptimizerChoice& choice, int64_t rank, int64_t in, int64_t out);

@@ -44,6 +44,15 @@ void check_output(const TrainConfig& config) {
   fs::remove(fs::path(config.output_dir) / (config.output_name + ".writable"));
 }
 
+// What the options mean for this model, which the optimiser must be able to train.
+void check_plan(const TrainConfig& config, const Family& family) {
+  std::set<double> factors;
+  for (const auto& [module, share] : plan_lora(family.lora_sites(), lora_options(config))) factors.insert(share.lr);
+  const std::string refusal =
+      refuses_rates(choose_optimizer(config.optimizer_type, config.optimizer_args, config.weight_decay), factors);
+  if (!refusal.empty()) fail("learning rates: ", refusal);
+}
+
 // "memory: peak 0.61 GiB; now weights 0.09, ..."
 std::string memory_by_purpose(flame::Device device, size_t peak_before) {
   const auto gib = [](size_t bytes) {
@@ -112,9 +121,7 @@ Trainer::Trainer(const TrainConfig& config)
   if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
 
   // 3. What is trained.
-  const LoraTargets targets = family_->trained_targets();
-  const LoraOptions lora = {.dim = config_.network_dim, .alpha = config_.network_alpha, .seed = generator_.seed()};
-  lora_ = LoraNetwork(targets, lora,
+  lora_ = LoraNetwork(family_->trained_targets(), lora_options(config_),
                       family_->can_fuse() ? flame::DType::f32 : compute_dtype(config_.mixed_precision, device));
   optimizer_ = make_optimizer(choose_optimizer(config_.optimizer_type, config_.optimizer_args, config_.weight_decay),
                               lora_.parameters());
@@ -160,6 +167,7 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
     family_ = load_sdxl(checkpoint, device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae,
                         config_.max_token_length);
     flame::synchronize(device);
+    check_plan(config_, *family_);  // before anything takes long
   } catch (...) {
     pictures.get();
     throw;
@@ -219,7 +227,7 @@ void Trainer::run(const std::atomic<bool>& stop) {
   const std::string log_name = config_.output_name + "-log" + (steps_done_ ? step_name(steps_done_) : "") + ".jsonl";
   TrainLog log(fs::path(config_.output_dir) / log_name, steps_done_ + 1, config_.max_train_steps);
   for (const std::string& notice : notices_) log.say(notice);
-  log.say(text(dataset_.size(), " pictures, ", lora_.lora().modules().size(), " modules of rank ", config_.network_dim,
+  log.say(text(dataset_.size(), " pictures, ", lora_.lora().modules().size(), " modules of rank ", lora_.lora().ranks(),
                ", ", lora_.parameters().numel(), " trainable parameters"));
   log.say(start_.loaded(checkpoint_bytes_));
   const auto show = [&](bool all) {

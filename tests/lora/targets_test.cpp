@@ -53,15 +53,10 @@ std::string kind(int64_t kernel) {
 
 // The layers of a source by the shapes of its weights alone: full size needs no memory.
 Rows rows_of(const flame::WeightSource& source, LoraPart part, LoraPreset preset) {
-  const std::string ending = ".weight";
   Rows rows;
-  for (const std::string& name : source.names()) {
-    const Shape shape = *source.find(name);
-    if (shape.rank() < 2 || !name.ends_with(ending)) continue;
-    const std::string path = name.substr(0, name.size() - ending.size());
-    if (!is_lora_target(part, path, preset)) continue;
-    rows.insert({lora_name(part, path), kind(shape.rank() == 4 ? shape[2] : 0), std::to_string(shape[1]),
-                 std::to_string(shape[0])});
+  for (const LoraSite& site : lora_sites(source, part, preset)) {
+    const Shape shape = *source.find(site.path + ".weight");
+    rows.insert({site.name, kind(site.kernel), std::to_string(shape[1]), std::to_string(shape[0])});
   }
   return rows;
 }
@@ -78,10 +73,10 @@ TEST(LoraTargets, OfSdxlAreThoseOfSdScripts) {
   EXPECT_EQ(count(linear, "lora_unet_"), 722);
   EXPECT_EQ(count(linear, "lora_te1_"), 72);
   EXPECT_EQ(count(linear, "lora_te2_"), 192);
-  EXPECT_EQ(rows_of(Geometry(), LoraPreset::linear), linear);
+  EXPECT_EQ(rows_of(Geometry(), LoraPreset::attn_mlp), linear);
   const Rows conv = read_table(TESTS_DIR "/lora/sdxl_conv_modules.tsv");
   EXPECT_EQ(conv.size(), 66);
-  EXPECT_EQ(rows_of(Geometry(), LoraPreset::conv), joined(linear, conv));
+  EXPECT_EQ(rows_of(Geometry(), LoraPreset::full), joined(linear, conv));
 }
 
 TEST(LoraTargets, OfAModelAreItsLayers) {
@@ -106,8 +101,8 @@ TEST(LoraTargets, OfAModelAreItsLayers) {
   };
   const Rows linear = read_table("models/eri-tiny-lora-modules.tsv");
   EXPECT_EQ(linear.size(), 228);
-  EXPECT_EQ(rows(LoraPreset::linear), linear);
-  EXPECT_EQ(rows(LoraPreset::conv), joined(linear, read_table("models/eri-tiny-lora-modules-conv.tsv")));
+  EXPECT_EQ(rows(LoraPreset::attn_mlp), linear);
+  EXPECT_EQ(rows(LoraPreset::full), joined(linear, read_table("models/eri-tiny-lora-modules-conv.tsv")));
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ Tensor loss_weights(const Case& c, const NoiseSchedule& schedule) {
 
 Tensors train(const Case& c) {
   const UNet unet = make_unet(c);
-  const LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::conv);
+  const LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::full);
   const LoraNetwork network(targets, read_lora(c, targets), c.dtype);
   const flame::ParameterPack& pack = network.parameters();
   const Tensor start = pack.values().clone();

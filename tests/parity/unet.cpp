@@ -13,7 +13,7 @@ Tensors unet(const Case& c) {
 
 Tensors unet_lora(const Case& c) {
   const UNet unet = make_unet(c);
-  const LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::conv);
+  const LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::full);
   const LoraNetwork network(targets, read_lora(c, targets), c.dtype);
   const Tensor context = c.input("context").requires_grad(), pooled = c.input("pooled").requires_grad();
 

@@ -119,6 +119,7 @@ class Telling : public Family {
   flame::Device device() const override { return flame::Device::cpu(); }
   std::vector<flame::Image> decode(const std::vector<Tensor>&) const override { return {}; }
   size_t tokens_cut(const std::string&) const override { return 0; }
+  LoraSites lora_sites() const override { return {}; }
   LoraTargets trained_targets() const override { return {}; }
   LoraTargets all_targets() const override { return {}; }
   bool can_fuse() const override { return false; }

@@ -36,6 +36,10 @@ learning_rate = 1      # an integer where a number is meant
 network_dim = 4
 save_state = false
 optimizer_args = ["betas=(0.9, 0.99) ", "eps=1e-6"]
+unet_lr = 2
+block_dims = "4, 8,16"
+block_lr_weight = [1, 0.5]
+exclude_patterns = ['.*attn[12]\..*', "middle_block.*"]
 )toml");
   EXPECT_EQ(config.pretrained_model_name_or_path, "base.safetensors");
   EXPECT_EQ(config.resolution.width, 768);
@@ -44,12 +48,21 @@ optimizer_args = ["betas=(0.9, 0.99) ", "eps=1e-6"]
   EXPECT_EQ(config.network_dim, 4);
   EXPECT_FALSE(config.save_state);
   EXPECT_EQ(config.optimizer_args, "betas=(0.9,0.99) eps=1e-6");
+  EXPECT_EQ(config.unet_lr, 2);
+  EXPECT_EQ(config.block_dims, (std::vector<int64_t>{4, 8, 16}));
+  EXPECT_EQ(config.block_lr_weight, (std::vector<double>{1, 0.5}));
+  const LoraOptions lora = lora_options(config);
+  EXPECT_EQ(lora.part_lr[0], 2);
+  EXPECT_EQ(lora.exclude_patterns, (std::vector<std::string>{".*attn[12]\\..*", "middle_block.*"}));
 }
 
 TEST(Config, EveryKeyCanBeWrittenAndReadBack) {
   TrainConfig config;
   config.learning_rate = 1.0 / 3;
   config.resolution = {640, 1536};
+  config.unet_lr = 0.1;
+  config.block_dims = {0, 4096};
+  config.conv_block_alphas = {1.0 / 3, 2};
   for (const ConfigKey& key : config_keys()) {
     TrainConfig copy;
     set_value(copy, key, value_of(config, key));
@@ -99,6 +112,20 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
            {"max_vram = -1", {"max_vram"}},
            {"max_vram = 0.5", {"max_vram", "0.75 GiB"}},
            {"network_alpha = 0", {"network_alpha"}},
+           {"conv_dim = -1", {"LoRA: conv_dim", "0 to 4096"}},
+           {"conv_dim = 4\nconv_alpha = 0", {"conv_alpha", "above 0"}},
+           {"block_dims = [4, 4.5]", {"line 3", "block_dims", "integers in the list"}},
+           {"block_dims = '4,,4'", {"line 3", "block_dims", "integers with commas"}},
+           {"block_dims = [4, -4]", {"block_dims", "0 to 4096"}},
+           {"block_lr_weight = [1, -0.5]", {"block_lr_weight", "0 or more"}},
+           {"block_lr_weight = 1", {"block_lr_weight", "a list"}},
+           {"unet_lr = -1e-4", {"unet_lr", "0 or more"}},
+           {"unet_lr = 'fast'", {"unet_lr", "a number or auto"}},
+           {"lora_preset = 'attn'", {"lora_preset", "attn-only", "'attn'"}},
+           {"lora_preset = 'full'", {"conv_dim", "full has convolutions"}},
+           {"lora_preset = 'attn-mlp'\nconv_dim = 4", {"conv_dim", "attn-mlp has no convolutions"}},
+           {"exclude_patterns = ['.*(attn1']", {"exclude_patterns", "'.*(attn1'", "PAREN"}},
+           {"include_patterns = ['.*attn1.*']", {"include_patterns", "exclude_patterns"}},
            {"train_batch_size = 0", {"train_batch_size"}},
            {"learning_rate = nan", {"learning_rate"}},
            {"learning_rate = ", {"line 3"}},

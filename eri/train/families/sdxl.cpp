@@ -102,7 +102,10 @@ class Sdxl : public Family {
     return tokens - std::min(tokens, room);
   }
 
-  LoraTargets trained_targets() const override { return lora_targets(unet(), LoraPart::unet); }
+  LoraSites lora_sites() const override {
+    return eri::lora_sites(*checkpoint_.unet(), LoraPart::unet, LoraPreset::full);
+  }
+  LoraTargets trained_targets() const override { return lora_targets(unet(), LoraPart::unet, LoraPreset::full); }
 
   LoraTargets all_targets() const override { return sdxl_lora_targets(unet(), text().clip_l, text().clip_g); }
 

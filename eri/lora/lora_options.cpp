@@ -1,0 +1,140 @@
+#include "eri/lora/lora_options.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "eri/lora/patterns.h"
+#include "flame/core/error.h"
+
+namespace eri {
+namespace {
+
+using flame::fail;
+
+// kohya's numbers of a UNet's blocks. There are as many input blocks as output blocks.
+class UNetBlocks {
+ public:
+  explicit UNetBlocks(const LoraSites& sites) {
+    for (const LoraSite& site : sites) {
+      for (const char* blocks : {kInput, kOutput})
+        outer_ = std::max(outer_, number(site.name, blocks).value_or(-1) + 1);
+    }
+  }
+  int64_t count() const { return 2 * outer_ + 5; }
+  int64_t of(const std::string& module) const {
+    if (const auto i = number(module, kInput)) return 1 + *i;
+    if (const auto i = number(module, "lora_unet_middle_block_")) return 1 + outer_ + *i;
+    if (const auto i = number(module, kOutput)) return 4 + outer_ + *i;
+    return module.starts_with("lora_unet_out_") ? count() - 1 : 0;
+  }
+
+ private:
+  static constexpr const char *kInput = "lora_unet_input_blocks_", *kOutput = "lora_unet_output_blocks_";
+  static std::optional<int64_t> number(const std::string& module, std::string_view begin) {
+    if (!module.starts_with(begin)) return std::nullopt;
+    return std::stoll(module.substr(begin.size()));
+  }
+
+  int64_t outer_ = 0;
+};
+
+// What each layer has of the numbers that the options give.
+class Shares {
+ public:
+  Shares(const LoraSites& sites, const LoraOptions& options) : options_(options), blocks_(sites) {
+    require_one_each("block_dims", options.block_dims);
+    require_one_each("block_alphas", options.block_alphas);
+    require_one_each("conv_block_dims", options.conv_block_dims);
+    require_one_each("conv_block_alphas", options.conv_block_alphas);
+    require_one_each("block_lr_weight", options.block_lr_weight);
+  }
+
+  LoraShare of(const LoraSite& site) const {
+    const double lr = options_.part_lr[static_cast<size_t>(site.part)] * of_block(site, options_.block_lr_weight, 1.0);
+    if (site.kernel > 1)
+      return {of_block(site, options_.conv_block_dims, options_.conv_dim),
+              of_block(site, options_.conv_block_alphas, options_.conv_alpha), lr};
+    return {of_block(site, options_.block_dims, options_.dim), of_block(site, options_.block_alphas, options_.alpha),
+            lr};
+  }
+
+ private:
+  template <class Number>
+  Number of_block(const LoraSite& site, const std::vector<Number>& each, Number otherwise) const {
+    return site.part == LoraPart::unet && !each.empty() ? each[static_cast<size_t>(blocks_.of(site.name))] : otherwise;
+  }
+  template <class Number>
+  void require_one_each(const char* option, const std::vector<Number>& given) const {
+    if (!given.empty() && std::ssize(given) != blocks_.count())
+      fail(option, ": expected ", blocks_.count(), " numbers, one for each block of the UNet, got ", given.size());
+  }
+
+  const LoraOptions& options_;
+  UNetBlocks blocks_;
+};
+
+LoraPreset preset_of(const LoraOptions& options) {
+  const bool convolutions = options.conv_dim > 0 || !options.conv_block_dims.empty();
+  if (!options.preset) return convolutions ? LoraPreset::full : LoraPreset::attn_mlp;
+  if (convolutions && !has_convolutions(*options.preset))
+    fail("conv_dim: the preset ", name_of(*options.preset), " has no convolutions; leave one of the two out");
+  if (!convolutions && has_convolutions(*options.preset))
+    fail("conv_dim: the preset ", name_of(*options.preset), " has convolutions; give the rank of their LoRA");
+  return *options.preset;
+}
+
+}  // namespace
+
+void require_valid(const LoraOptions& options) {
+  const auto rank = [](const char* name, int64_t value, int64_t least) {
+    constexpr int64_t most = 4096;
+    if (value < least || value > most) fail(name, ": expected ", least, " to ", most, ", got ", value);
+  };
+  const auto above = [](const char* name, double value) {
+    if (!(value > 0) || !std::isfinite(value)) fail(name, ": expected above 0, got ", value);
+  };
+  const auto not_below = [](const char* name, double value) {
+    if (!(value >= 0) || !std::isfinite(value)) fail(name, ": expected 0 or more, got ", value);
+  };
+  rank("network_dim", options.dim, 1);
+  rank("conv_dim", options.conv_dim, 0);
+  for (const int64_t each : options.block_dims) rank("block_dims", each, 0);
+  for (const int64_t each : options.conv_block_dims) rank("conv_block_dims", each, 0);
+  above("network_alpha", options.alpha);
+  above("conv_alpha", options.conv_alpha);
+  for (const double each : options.block_alphas) above("block_alphas", each);
+  for (const double each : options.conv_block_alphas) above("conv_block_alphas", each);
+  for (const double each : options.block_lr_weight) not_below("block_lr_weight", each);
+  preset_of(options);
+  LayerPatterns("exclude_patterns", options.exclude_patterns);
+  LayerPatterns("include_patterns", options.include_patterns);
+  if (options.exclude_patterns.empty() && !options.include_patterns.empty())
+    fail(
+        "include_patterns: they bring back what exclude_patterns leave out, and there are none; with "
+        "exclude_patterns .* nothing but them is left");
+}
+
+LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
+  require_valid(options);
+  const LoraPreset preset = preset_of(options);
+  LoraSites chosen;
+  for (const LoraSite& site : sites)
+    if (is_lora_target(site.part, site.path, preset)) chosen.push_back(site);
+  const LayerPatterns exclude("exclude_patterns", options.exclude_patterns);
+  const LayerPatterns include("include_patterns", options.include_patterns);
+  const std::string layers = flame::text("the ", chosen.size(), " layers of the preset ", name_of(preset));
+  exclude.require_use(chosen, layers);
+  include.require_use(chosen, layers);
+
+  const Shares shares(sites, options);
+  LoraPlan plan;
+  for (const LoraSite& site : chosen) {
+    if (exclude.match(site) && !include.match(site)) continue;
+    const LoraShare share = shares.of(site);
+    if (share.rank > 0 && share.lr > 0) plan[site.name] = share;
+  }
+  if (plan.empty()) fail("no layer of the model is left to get a LoRA; change the preset, patterns, ranks or rates");
+  return plan;
+}
+
+}  // namespace eri

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "eri/lora/targets.h"
+
+namespace eri {
+
+// Regular expressions (ICU's, which are Python's in all that names of layers need) for layers: each has to match a
+// layer's whole path, or the whole name of its module in a file.
+class LayerPatterns {
+ public:
+  // `option` is what messages call them. Throws for one that is no regular expression, saying where it is wrong.
+  LayerPatterns(const char* option, const std::vector<std::string>& patterns);
+  ~LayerPatterns();
+
+  bool match(const LoraSite& site) const;  // one of them
+  // Throws, with the closest path, for one that matches none of the sites, which messages call `of`.
+  void require_use(const LoraSites& sites, const std::string& of) const;
+
+ private:
+  struct Pattern;
+  const char* option_;
+  std::vector<std::unique_ptr<Pattern>> patterns_;
+};
+
+}  // namespace eri
