@@ -143,7 +143,7 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=COUNT)
     arguments = parser.parse_args()
     first = [] if arguments.case else telling()
-    texts = list(dict.fromkeys(first + random_texts(arguments.count + 5000, seed=3)))[: arguments.count]
+    texts = list(dict.fromkeys(first + random_texts(arguments.count * 11 // 10 + 5000, seed=3)))[: arguments.count]
     entries = [{"text": text, "ids": found} for text, found in zip(texts, ids(clip(), texts))]
     if arguments.case:
         write_case(arguments.case, entries)

@@ -378,4 +378,5 @@ def main():
         say(f"peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -121,4 +121,5 @@ def main():
     save_file({k: v.numpy().astype(half.get(v.numpy().dtype, v.numpy().dtype)) for k, v in tensors.items()}, target)
 
 
-main()
+if __name__ == "__main__":
+    main()
