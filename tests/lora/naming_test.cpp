@@ -222,8 +222,9 @@ TEST_F(NamesInLoras, AppliedPredictsWhatTheMergedModelDoes) {
         target.layer);
   }
   const std::vector<Tensor> before = plain.predict(), expected = merged.predict();
-  for (const Scheme& scheme : {Scheme(kohya), Scheme(kohya_diffusers), Scheme(lycoris), Scheme(peft),
-                               Scheme(peft_saved), Scheme(diffusers_mid), Scheme(diffusers_old), Scheme(comfyui)}) {
+  for (const Scheme& scheme :
+       {Scheme(kohya), Scheme(kohya_diffusers), Scheme(lycoris), Scheme(peft), Scheme(peft_default), Scheme(peft_saved),
+        Scheme(diffusers_mid), Scheme(diffusers_old), Scheme(comfyui), Scheme(comfyui_down_up)}) {
     const Models adapted;
     apply_loras(std::vector{std::pair{read(tensors(scheme)), static_cast<double>(strength)}}, adapted.targets);
     const std::vector<Tensor> found = adapted.predict();
