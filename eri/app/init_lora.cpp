@@ -1,8 +1,10 @@
+#include <chrono>
 #include <iostream>
 
 #include "eri/app/commands.h"
 #include "eri/app/config_flags.h"
 #include "eri/lora/sdxl_lora.h"
+#include "eri/train/training_metadata.h"
 
 namespace eri {
 
@@ -17,15 +19,22 @@ void add_init_lora(CLI::App& app) {
   auto a = std::make_shared<Arguments>();
   add_model(*command, a->model);
   command->add_flag("--text_encoders", a->text_encoders, "modules of both text encoders, too");
-  for (const ConfigKey& key : config_keys())
-    if (std::string_view(key.group) == network_group || find_key("seed") == &key) a->flags.add_to(*command, key);
+  for (const ConfigKey& key : config_keys()) {
+    const bool is_other = find_key("seed") == &key || find_key("minimal_metadata") == &key;
+    if (std::string_view(key.group) == network_group || is_other) a->flags.add_to(*command, key);
+  }
   command->add_option("--output", a->output, "the file to write")->type_name("FILE")->required();
   command->callback([a] {
     TrainConfig config;
     a->flags.apply(config);
+    const Checkpoint checkpoint(a->model);
     const LoRA lora =
-        random_lora(sdxl_lora_targets(Checkpoint(a->model), a->text_encoders, LoraPreset::full), lora_options(config));
-    lora.save(a->output);
+        random_lora(sdxl_lora_targets(checkpoint, a->text_encoders, LoraPreset::full), lora_options(config));
+    const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
+    if (config.minimal_metadata)
+      lora.save(a->output, {}, MetadataDetail::minimal);
+    else
+      lora.save(a->output, untrained_metadata(checkpoint, config.seed, now.count()));
     std::cout << a->output << ": " << lora.modules().size() << " modules of rank " << lora.ranks() << std::endl;
   });
 }

@@ -14,6 +14,9 @@
 
 namespace eri {
 
+// What a LoRA file says of itself: all that is known, or only what programs need.
+enum class MetadataDetail { full, minimal };
+
 // Low-rank additions to the layers of a model (Hu et al., arXiv:2106.09685): y += alpha / rank * up(down(x)).
 class LoRA {
  public:
@@ -44,7 +47,8 @@ class LoRA {
   // Writes what from_safetensors reads (F16, 0-d alphas, canonical layout), then reads it back and compares. `about` is
   // added to the file's metadata, whose ss_*, modelspec.* and sshs_* keys are those of sd-scripts. Throws naming the
   // tensor if a value is not finite or too large for F16.
-  void save(const std::filesystem::path& path, const flame::Metadata& about = {}) const;
+  void save(const std::filesystem::path& path, const flame::Metadata& about = {},
+            MetadataDetail detail = MetadataDetail::full) const;
 
  private:
   Modules modules_;

@@ -134,10 +134,10 @@ LoRA LoRA::from_safetensors(const std::filesystem::path& path, const LoraTargets
   fail(path.string(), ": ", message);
 }
 
-void LoRA::save(const std::filesystem::path& path, const flame::Metadata& about) const {
+void LoRA::save(const std::filesystem::path& path, const flame::Metadata& about, MetadataDetail detail) const {
   if (modules_.empty()) fail("cannot save the LoRA ", path.string(), ": it has no modules");
   const auto tensors = file_tensors(*this);
-  const flame::Metadata metadata = lora_metadata(*this, tensors, path.stem().string(), about);
+  const flame::Metadata metadata = lora_metadata(*this, tensors, path.stem().string(), about, detail);
   flame::write_safetensors(path, tensors, metadata);
   verify(path, tensors, metadata);
 }

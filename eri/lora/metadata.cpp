@@ -1,6 +1,7 @@
 #include "eri/lora/metadata.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <fstream>
@@ -59,22 +60,26 @@ struct Sizes {
 
 bool is_large_convolution(const LoRA::Module& module) { return module.down.rank() == 4 && module.down.dim(1) > 1; }
 
-Metadata describe(const LoRA& lora, const std::string& title) {
-  Sizes linear, convolution;
-  for (const auto& [name, module] : lora.modules()) (is_large_convolution(module) ? convolution : linear).add(module);
-  nlohmann::json arguments = nlohmann::json::object();
-  if (!convolution.ranks.empty()) arguments = {{"conv_dim", convolution.rank()}, {"conv_alpha", convolution.alpha()}};
-  return {{"ss_network_module", "networks.lora"},
-          {"ss_network_dim", linear.rank()},
-          {"ss_network_alpha", linear.alpha()},
-          {"ss_network_args", arguments.dump()},
-          {"ss_base_model_version", "sdxl_base_v1-0"},
-          {"ss_v2", "False"},
-          {"ss_output_name", title},
-          {"modelspec.sai_model_spec", "1.0.1"},
-          {"modelspec.architecture", "stable-diffusion-xl-v1-base/lora"},
-          {"modelspec.implementation", "https://github.com/Stability-AI/generative-models"},
-          {"modelspec.title", title}};
+// sd-scripts' minimum (--no_metadata) and what ModelSpec asks for, of which people write the latter half.
+constexpr std::array minimal_keys = {"ss_v2",
+                                     "ss_base_model_version",
+                                     "ss_network_module",
+                                     "ss_network_dim",
+                                     "ss_network_alpha",
+                                     "ss_network_args",
+                                     "modelspec.sai_model_spec",
+                                     "modelspec.architecture",
+                                     "modelspec.implementation",
+                                     "modelspec.title",
+                                     "modelspec.author",
+                                     "modelspec.description",
+                                     "modelspec.license",
+                                     "modelspec.tags",
+                                     "modelspec.usage_hint",
+                                     "modelspec.trigger_phrase"};
+
+bool is_minimal(const std::string& key) {
+  return std::find(minimal_keys.begin(), minimal_keys.end(), key) != minimal_keys.end();
 }
 
 // ss_NAME_name, ss_NAME_hash and ss_new_NAME_hash.
@@ -97,13 +102,43 @@ Metadata file_metadata(const std::filesystem::path& path, const std::string& nam
   return metadata;
 }
 
+// Names of files need not be UTF-8, JSON must.
+std::string valid_utf8(const std::string& text) {
+  const nlohmann::json json = text;
+  return nlohmann::json::parse(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
 }  // namespace
 
-Metadata lora_metadata(const LoRA& lora, const Tensors& tensors, const std::string& title, const Metadata& about) {
-  Metadata metadata = describe(lora, title);
-  for (const auto& [key, value] : about) metadata[key] = value;
-  metadata["sshs_model_hash"] = model_hash(tensors);
-  metadata["sshs_legacy_hash"] = legacy_hash(tensors, metadata);
+Metadata describe_modules(const LoRA& lora) {
+  Sizes linear, convolution;
+  for (const auto& [name, module] : lora.modules()) (is_large_convolution(module) ? convolution : linear).add(module);
+  nlohmann::json arguments = nlohmann::json::object();
+  if (!convolution.ranks.empty()) arguments = {{"conv_dim", convolution.rank()}, {"conv_alpha", convolution.alpha()}};
+  return {{"ss_network_module", "networks.lora"},
+          {"ss_network_dim", linear.rank()},
+          {"ss_network_alpha", linear.alpha()},
+          {"ss_network_args", arguments.dump()},
+          {"ss_base_model_version", "sdxl_base_v1-0"},
+          {"ss_v2", "False"},
+          {"modelspec.sai_model_spec", "1.0.1"},
+          {"modelspec.architecture", "stable-diffusion-xl-v1-base/lora"},
+          {"modelspec.implementation", "https://github.com/Stability-AI/generative-models"}};
+}
+
+Metadata lora_hashes(const Tensors& tensors, const Metadata& metadata) {
+  return {{"sshs_model_hash", model_hash(tensors)}, {"sshs_legacy_hash", legacy_hash(tensors, metadata)}};
+}
+
+Metadata lora_metadata(const LoRA& lora, const Tensors& tensors, const std::string& name, const Metadata& about,
+                       MetadataDetail detail) {
+  const bool minimal = detail == MetadataDetail::minimal;
+  Metadata metadata = about;  // wins
+  metadata.merge(describe_modules(lora));
+  metadata.merge(Metadata{{"ss_output_name", name}, {"modelspec.title", minimal ? "LoRA" : name}});
+  for (auto& [key, value] : metadata) value = valid_utf8(value);
+  if (minimal) std::erase_if(metadata, [](const auto& entry) { return !is_minimal(entry.first); });
+  for (const auto& [key, hash] : lora_hashes(tensors, metadata)) metadata[key] = hash;
   return metadata;
 }
 

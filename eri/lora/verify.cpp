@@ -1,6 +1,7 @@
 #include "eri/lora/verify.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "eri/lora/lora.h"
@@ -26,23 +27,35 @@ void check_tensors(const SafetensorsFile& file, std::vector<std::string>& compla
   }
 }
 
+// Alphas in a file are rounded to F16, the number in its metadata is as it was meant.
+std::string as_in_tensors(const std::string& key, const std::string& value) {
+  char* end = nullptr;
+  const float number = std::strtof(value.c_str(), &end);
+  const bool is_alpha = key == "ss_network_alpha" && !value.empty() && *end == '\0';
+  return is_alpha ? python_text(static_cast<float>(flame::f16(number))) : value;
+}
+
 // Hashes and layout are right if the file is what we would write of the same tensors and metadata.
 void check_container(const SafetensorsFile& file, const LoRA& lora, std::vector<std::string>& complaints) {
   const flame::Metadata& metadata = file.metadata();
   std::map<std::string, Tensor> tensors;
   for (const auto& [name, entry] : file.entries()) tensors[name] = file.tensor(name);
-  const flame::Metadata expected = lora_metadata(lora, tensors, "", metadata);
-  for (const char* key : {"ss_base_model_version", "modelspec.architecture", "ss_network_module", "ss_network_dim",
-                          "ss_network_alpha", "ss_output_name", "sshs_model_hash", "sshs_legacy_hash"}) {
+  flame::Metadata expected = lora_hashes(tensors, metadata);
+  expected.merge(describe_modules(lora));
+  for (const char* key : {"ss_v2", "ss_base_model_version", "modelspec.architecture", "ss_network_module",
+                          "ss_network_dim", "ss_network_alpha", "sshs_model_hash", "sshs_legacy_hash"}) {
     const auto found = metadata.find(key);
     if (found == metadata.end())
       complaints.push_back(text("the metadata lacks ", key));
-    else if (found->second != expected.at(key))
+    else if (as_in_tensors(key, found->second) != expected.at(key))
       complaints.push_back(text(key, " is ", found->second, ", expected ", expected.at(key)));
   }
   const std::string header = flame::safetensors_header(tensors, metadata);
   if (std::memcmp(file.data() - header.size(), header.data(), header.size()) != 0)
     complaints.push_back("the header is not in the canonical layout, so that other programs compute other hashes");
+  constexpr size_t most = 1 << 20;
+  if (header.size() >= most)
+    complaints.push_back(text("the header has ", header.size(), " bytes, ComfyUI shows metadata of less than ", most));
 }
 
 }  // namespace

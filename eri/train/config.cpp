@@ -10,6 +10,7 @@
 #include <limits>
 #include <sstream>
 
+#include "eri/data/caption.h"
 #include "eri/models/fused_unet.h"
 #include "eri/sampling/sample_request.h"
 #include "eri/train/optimizers.h"
@@ -24,7 +25,8 @@ using flame::fail;
 using flame::text;
 
 constexpr const char *model_group = "Model and pictures", *training_group = "Training", *loss_group = "Loss",
-                     *noise_group = "Noise", *output_group = "Output", *machine_group = "Machine";
+                     *noise_group = "Noise", *output_group = "Output", *metadata_group = "Metadata of the LoRA file",
+                     *machine_group = "Machine";
 
 constexpr ConfigKey keys[] = {
     {"pretrained_model_name_or_path", &TrainConfig::pretrained_model_name_or_path, model_group,
@@ -125,6 +127,17 @@ constexpr ConfigKey keys[] = {
      "how they are drawn: a sampler of `eri sample`, or sd-scripts' name of one"},
     {"sample_scheduler", &TrainConfig::sample_scheduler, output_group, "and over which noise levels"},
     {"resume", &TrainConfig::resume, output_group, "go on from a saved ...-state folder, bit for bit"},
+    {"minimal_metadata", &TrainConfig::minimal_metadata, metadata_group,
+     "only what programs need to load it, and the metadata_... below: nothing of pictures, models, settings and dates"},
+    {"metadata_title", &TrainConfig::metadata_title, metadata_group, "its title; otherwise the file's name"},
+    {"metadata_author", &TrainConfig::metadata_author, metadata_group, "who made it"},
+    {"metadata_description", &TrainConfig::metadata_description, metadata_group, "what it is"},
+    {"metadata_license", &TrainConfig::metadata_license, metadata_group, "its license"},
+    {"metadata_tags", &TrainConfig::metadata_tags, metadata_group, "tags with commas between them"},
+    {"metadata_usage_hint", &TrainConfig::metadata_usage_hint, metadata_group, "how to use it"},
+    {"metadata_trigger_phrase", &TrainConfig::metadata_trigger_phrase, metadata_group, "what calls for it in a prompt"},
+    {"training_comment", &TrainConfig::training_comment, metadata_group,
+     "a note of the training (ss_training_comment)"},
     {"device", &TrainConfig::device, machine_group, "auto (a GPU if there is one), cpu or cuda:0"},
     {"mixed_precision", &TrainConfig::mixed_precision, machine_group,
      "what the frozen model computes in: no, bf16, fp16 or auto (bf16 on a GPU); the LoRA stays f32"},
@@ -492,6 +505,14 @@ void validate(const TrainConfig& config) {
   const bool draws = config.sample_every_n_steps > 0 || config.sample_at_first;
   check(!draws || !config.sample_prompts.empty(), "sample_prompts: missing; give a text file with one prompt a line");
   check(draws || config.sample_prompts.empty(), "sample_prompts: when? give sample_every_n_steps or sample_at_first");
+  for (const ConfigKey& key : keys) {
+    if (key.group != metadata_group || !std::holds_alternative<std::string TrainConfig::*>(key.member)) continue;
+    const std::string& words = config.*std::get<std::string TrainConfig::*>(key.member);
+    constexpr size_t most = 16 << 10;  // of all of them, and all else, a header below 1 MiB
+    check(words.size() <= most, key.name, ": expected at most ", most, " bytes, got ", words.size());
+    const size_t invalid = invalid_utf8(words);
+    check(invalid == words.npos, key.name, ": not UTF-8 at byte ", invalid);
+  }
   not_negative("threads", static_cast<double>(config.threads));
   not_negative("seed", static_cast<double>(config.seed));
   const auto parses = [&](const char* name, const auto& parse) {

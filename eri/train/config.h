@@ -77,6 +77,10 @@ struct TrainConfig {
   bool sample_at_first = false;
   std::string sample_sampler = "euler";
   std::string sample_scheduler = "normal";
+  bool minimal_metadata = false;
+  std::string metadata_title, metadata_author, metadata_description, metadata_license, metadata_tags,
+      metadata_usage_hint, metadata_trigger_phrase;
+  std::string training_comment;
   std::string resume;
   std::string device = "auto";
   std::string mixed_precision = "auto";

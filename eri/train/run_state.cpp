@@ -51,7 +51,8 @@ void save_state(const fs::path& folder, const RunState& state) {
     fs::remove_all(aside);  // left by a run that was killed while it saved
     fs::create_directories(aside);
     flame::write_safetensors(aside / "state.safetensors", state.tensors);
-    flame::write_file_atomically(aside / "run.json", run.dump(1) + "\n");
+    flame::write_file_atomically(aside / "run.json",
+                                 run.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
     replace_folder(aside, folder);
   } catch (const std::exception& error) {
     std::error_code ignored;

@@ -3,9 +3,11 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <random>
 #include <set>
 
 #include "eri/lora/metadata.h"
+#include "eri/lora/verify.h"
 #include "eri/train/optimizers.h"
 #include "eri/train/training_metadata.h"
 #include "flame/core/error.h"
@@ -96,7 +98,10 @@ std::string step_name(int64_t step) {
 }  // namespace
 
 Trainer::Trainer(const TrainConfig& config)
-    : config_(checked(config)), generator_(static_cast<uint64_t>(config.seed)), started_at_(now()) {
+    : config_(checked(config)),
+      generator_(static_cast<uint64_t>(config.seed)),
+      started_at_(now()),
+      session_(std::random_device()()) {
   const flame::Device device = flame::Device::parse(config_.device);
   flame::set_deterministic(config_.deterministic);
   flame::set_tf32(config_.allow_tf32);
@@ -164,6 +169,7 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
     const Checkpoint checkpoint(base);
     checkpoint_bytes_ = checkpoint.bytes();
     notices_.push_back("the model " + checkpoint.parametrization().sentence());
+    zero_terminal_snr_ = checkpoint.parametrization().zero_terminal_snr;
     family_ = load_sdxl(checkpoint, device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae,
                         config_.max_token_length);
     flame::synchronize(device);
@@ -176,7 +182,7 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
   dataset_ = pictures.get();
   start_.lap("pictures");
   order_ = BatchOrder(dataset_.repeats(), config_.train_batch_size, generator_.seed());
-  base_metadata_ = std::async(std::launch::async, base_model_metadata, base);
+  if (!config_.minimal_metadata) base_metadata_ = std::async(std::launch::async, base_model_metadata, base);
 }
 
 void Trainer::encode_all() {
@@ -251,16 +257,19 @@ void Trainer::run(const std::atomic<bool>& stop) {
     if (!due || steps_done_ == config_.max_train_steps) continue;
     show(true);
     try {
-      save(config_.output_name + step_name(steps_done_), log);
+      const std::string wrong = save(config_.output_name + step_name(steps_done_), log);
+      if (!wrong.empty()) log.say(wrong);
     } catch (const flame::Error& error) {
       log.say(text(error.what(), "\nTraining goes on and will save again at step ",
                    std::min(steps_done_ + config_.save_every_n_steps, config_.max_train_steps), "."));
     }
   }
   show(true);
-  if (steps_done_ == config_.max_train_steps) return save(config_.output_name, log);
-  const std::string name = config_.output_name + step_name(steps_done_);
-  save(name, log);
+  const bool done = steps_done_ == config_.max_train_steps;
+  const std::string name = config_.output_name + (done ? "" : step_name(steps_done_)), wrong = save(name, log);
+  if (done && !wrong.empty()) fail(wrong);
+  if (done) return;
+  if (!wrong.empty()) log.say(wrong);
   log.say(text("stopped after step ", steps_done_, "; go on with --resume ",
                (fs::path(config_.output_dir) / (name + "-state")).string()));
 }
@@ -277,24 +286,30 @@ void Trainer::draw_previews(TrainLog& log) {
   });
 }
 
-void Trainer::save(const std::string& name, TrainLog& log) const {
+std::string Trainer::save(const std::string& name, TrainLog& log) const {
   const fs::path file = fs::path(config_.output_dir) / (name + ".safetensors");
   save_lora(file);
   if (config_.save_state) save_state(fs::path(config_.output_dir) / (name + "-state"));
   log.say(text("saved ", file.string(), config_.save_state ? " and its state" : ""));
+  const std::vector<std::string> complaints = verify_lora(file, family_->trained_targets()).complaints;
+  return complaints.empty() ? "" : text(file.string(), " would not load completely everywhere: ", listed(complaints));
 }
 
 void Trainer::save_lora(const fs::path& file) const {
   const int64_t pictures = steps_done_ * config_.gradient_accumulation_steps * config_.train_batch_size;
-  flame::Metadata about = training_metadata(config_, dataset_,
-                                            {.steps = steps_done_,
-                                             .epochs = pictures / static_cast<int64_t>(order_.epoch_size()),
-                                             .started_at = started_at_,
-                                             .now = now(),
-                                             .prediction_type = family_->prediction_type()});
-  about.merge(flame::Metadata(base_metadata_.get()));
+  flame::Metadata about =
+      training_metadata(config_, dataset_,
+                        {.steps = steps_done_,
+                         .epochs = pictures / static_cast<int64_t>(order_.epoch_size()),
+                         .started_at = started_at_,
+                         .now = now(),
+                         .session = session_,
+                         .prediction_type = family_->prediction_type(),
+                         .zero_terminal_snr = zero_terminal_snr_,
+                         .gradient_checkpointing = family_->can_fuse() && config_.memory_policy == "block"});
+  if (base_metadata_.valid()) about.merge(flame::Metadata(base_metadata_.get()));
   const WhatIsUsed used(*this);
-  lora_.lora().save(file, about);
+  lora_.lora().save(file, about, config_.minimal_metadata ? MetadataDetail::minimal : MetadataDetail::full);
 }
 
 void Trainer::save_state(const fs::path& folder) const {
@@ -325,6 +340,15 @@ void Trainer::resume(const fs::path& folder) {
                                                     "sample_at_first",
                                                     "sample_sampler",
                                                     "sample_scheduler",
+                                                    "minimal_metadata",
+                                                    "metadata_title",
+                                                    "metadata_author",
+                                                    "metadata_description",
+                                                    "metadata_license",
+                                                    "metadata_tags",
+                                                    "metadata_usage_hint",
+                                                    "metadata_trigger_phrase",
+                                                    "training_comment",
                                                     "resume",
                                                     "device",
                                                     "threads",

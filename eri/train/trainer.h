@@ -52,7 +52,8 @@ class Trainer {
   void encode_all();
   void resume(const std::filesystem::path& folder);
   void queue_step();
-  void save(const std::string& name, TrainLog& log) const;  // both, as output_dir/name...
+  // Both, as output_dir/name...; then looks at the LoRA as other programs will, and returns what is wrong with it.
+  std::string save(const std::string& name, TrainLog& log) const;
   void draw_previews(TrainLog& log);
 
   StartReport start_;
@@ -73,6 +74,8 @@ class Trainer {
   int64_t steps_done_ = 0;                             // or under way
   std::shared_future<flame::Metadata> base_metadata_;  // names and hashes of the base: read while training starts
   double started_at_;                                  // seconds since 1970
+  uint64_t session_;                                   // random, of this run
+  bool zero_terminal_snr_ = false;                     // of the base model
   size_t peak_before_steps_ = 0;                       // of the device's memory
 };
 

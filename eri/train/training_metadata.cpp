@@ -3,38 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
-#include <map>
-#include <nlohmann/json.hpp>
 
 #include "eri/lora/metadata.h"
+#include "eri/train/dataset_metadata.h"
 
 namespace eri {
 namespace {
-
-using nlohmann::json;
-
-std::string trimmed(std::string_view text) {
-  constexpr const char* white = " \t\r\n";
-  const size_t begin = text.find_first_not_of(white);
-  return begin == text.npos ? "" : std::string(text.substr(begin, text.find_last_not_of(white) - begin + 1));
-}
-
-// Captions split at commas, in lower case, and how often each part occurs.
-std::map<std::string, int64_t> tag_frequency(const ImageDataset& dataset) {
-  std::map<std::string, int64_t> count;
-  for (const Sample& sample : dataset.samples()) {
-    std::string_view rest = sample.caption;
-    while (!rest.empty()) {
-      const size_t comma = std::min(rest.find(','), rest.size());
-      std::string tag = trimmed(rest.substr(0, comma));
-      std::transform(tag.begin(), tag.end(), tag.begin(),
-                     [](unsigned char c) { return c < 128 ? std::tolower(c) : c; });
-      if (!tag.empty()) ++count[tag];
-      rest.remove_prefix(std::min(comma + 1, rest.size()));
-    }
-  }
-  return count;
-}
 
 std::string iso_date(double seconds) {
   const auto time = static_cast<std::time_t>(seconds);
@@ -54,35 +28,35 @@ std::string optimizer_text(const TrainConfig& config) {
   return flame::text(config.optimizer_type, "(", args, ")");
 }
 
-std::string folder_name(const TrainConfig& config) {
-  const auto path = std::filesystem::path(config.train_data_dir).lexically_normal();
-  return (path.has_filename() ? path : path.parent_path()).filename().string();
+// What people write of the file themselves.
+flame::Metadata own_words(const TrainConfig& config) {
+  flame::Metadata metadata = {{"modelspec.title", config.metadata_title},
+                              {"modelspec.author", config.metadata_author},
+                              {"modelspec.description", config.metadata_description},
+                              {"modelspec.license", config.metadata_license},
+                              {"modelspec.tags", config.metadata_tags},
+                              {"modelspec.usage_hint", config.metadata_usage_hint},
+                              {"modelspec.trigger_phrase", config.metadata_trigger_phrase}};
+  std::erase_if(metadata, [](const auto& entry) { return entry.second.empty(); });
+  return metadata;
 }
 
 }  // namespace
 
 flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset& dataset,
                                   const TrainingProgress& progress) {
-  int64_t images = 0;
-  for (const Sample& sample : dataset.samples()) images += sample.repeats;
   const auto& [width, height] = config.resolution;
-  const std::string folder = folder_name(config);
-  const json directories = {{folder, {{"n_repeats", 1}, {"img_count", dataset.size()}}}};
-  const json tags = {{folder, tag_frequency(dataset)}};
   const auto integer = [](int64_t value) { return std::to_string(value); };
   const auto boolean = [](bool value) { return value ? "True" : "False"; };
   const auto or_none = [](double value) { return value != 0 ? python_text(value) : "None"; };
-  return {
+  flame::Metadata metadata = {
+      {"ss_session_id", std::to_string(progress.session)},
       {"ss_learning_rate", python_text(config.learning_rate)},
       {"ss_lr_scheduler", config.lr_scheduler},
       {"ss_lr_warmup_steps", integer(config.lr_warmup_steps)},
       {"ss_max_train_steps", integer(config.max_train_steps)},
       {"ss_steps", integer(progress.steps)},
       {"ss_epoch", integer(progress.epochs)},
-      {"ss_num_epochs",
-       integer((config.max_train_steps * config.train_batch_size * config.gradient_accumulation_steps + images - 1) /
-               images)},
-      {"ss_batch_size_per_device", integer(config.train_batch_size)},
       {"ss_gradient_accumulation_steps", integer(config.gradient_accumulation_steps)},
       {"ss_max_grad_norm", python_text(config.max_grad_norm)},
       {"ss_min_snr_gamma", or_none(config.min_snr_gamma)},
@@ -105,16 +79,54 @@ flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset&
       {"ss_seed", integer(config.seed)},
       {"ss_max_token_length", config.max_token_length == 75 ? "None" : integer(config.max_token_length)},
       {"ss_mixed_precision", config.mixed_precision},
-      {"ss_resolution", flame::text("(", width, ", ", height, ")")},
-      {"ss_num_train_images", integer(images)},
-      {"ss_dataset_dirs", directories.dump()},
-      {"ss_tag_frequency", tags.dump()},
+      {"ss_full_fp16", "False"},
+      {"ss_fp8_base", "False"},
+      {"ss_fp8_base_unet", "False"},
+      {"ss_lowram", "False"},
+      {"ss_cache_latents", "True"},
+      {"ss_gradient_checkpointing", boolean(progress.gradient_checkpointing)},
+      {"ss_zero_terminal_snr", boolean(progress.zero_terminal_snr)},
+      {"ss_clip_skip", "None"},
+      {"ss_network_dropout", "None"},
+      {"ss_scale_weight_norms", "None"},
+      {"ss_training_comment", config.training_comment.empty() ? "None" : config.training_comment},
       {"ss_training_started_at", python_text(progress.started_at)},
       {"ss_training_finished_at", python_text(progress.now)},
       {"modelspec.date", iso_date(progress.now)},
       {"modelspec.resolution", flame::text(width, "x", height)},
       {"modelspec.prediction_type", progress.prediction_type},
+      {"modelspec.timestep_range", flame::text(config.min_timestep, ",", config.max_timestep)},
   };
+  metadata.merge(dataset_metadata(dataset, config));
+  metadata.merge(own_words(config));
+  return metadata;
+}
+
+flame::Metadata untrained_metadata(const Checkpoint& checkpoint, int64_t seed, double now) {
+  const Parametrization& model = checkpoint.parametrization();
+  flame::Metadata metadata = {
+      {"ss_training_comment", "random factors, written by eri init-lora: not trained"},
+      {"ss_learning_rate", "0.0"},
+      {"ss_optimizer", "None"},
+      {"ss_max_train_steps", "0"},
+      {"ss_steps", "0"},
+      {"ss_epoch", "0"},
+      {"ss_num_epochs", "0"},
+      {"ss_num_train_images", "0"},
+      {"ss_seed", std::to_string(seed)},
+      {"ss_mixed_precision", "no"},
+      {"ss_resolution", "None"},
+      {"ss_dataset_dirs", "{}"},
+      {"ss_tag_frequency", "{}"},
+      {"ss_zero_terminal_snr", model.zero_terminal_snr ? "True" : "False"},
+      {"ss_training_started_at", python_text(now)},
+      {"ss_training_finished_at", python_text(now)},
+      {"modelspec.date", iso_date(now)},
+      {"modelspec.resolution", "1024x1024"},  // SDXL's own, as sd-scripts has it where nothing is said
+      {"modelspec.prediction_type", model.v_prediction ? "v" : "epsilon"},
+  };
+  metadata.merge(base_model_metadata(checkpoint.paths()));
+  return metadata;
 }
 
 }  // namespace eri

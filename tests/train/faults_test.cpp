@@ -94,6 +94,32 @@ TEST(Faults, ALoraIsNoBase) {
   expect_parts(error_of([&] { Trainer trainer(config); }), {"lora.safetensors", "LoRA"});
 }
 
+// Every LoRA that is saved is looked at as other programs will: what is wrong is said on the way, and ends the run.
+TEST(Faults, ALoraThatIsSavedButNotRightIsNamed) {
+  const TemporaryFolder folder;
+  TrainConfig config = run_into(folder.path());
+  config.lr_scheduler = "constant_with_warmup";
+  config.lr_warmup_steps = 3;
+  config.max_train_steps = 2;
+  config.save_every_n_steps = 1;
+  Trainer trainer(config);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(error_of([&] { trainer.run(false); }), "");  // the second step has a learning rate
+  const std::string log = testing::internal::GetCapturedStderr();
+  expect_parts(log, {"saved " + (folder / "lora-step00000001.safetensors").string(),
+                     (folder / "lora-step00000001.safetensors").string() +
+                         " would not load completely everywhere: no module has any effect: all `up` are zero",
+                     "saved " + (folder / "lora.safetensors").string()});
+  EXPECT_EQ(log.find("completely", log.find("completely") + 1), log.npos) << log;
+
+  config.max_train_steps = 1;
+  Trainer shorter(config);
+  EXPECT_EQ(error_of([&] { shorter.run(false); }),
+            (folder / "lora.safetensors").string() +
+                " would not load completely everywhere: no module has any effect: all `up` are zero");
+  EXPECT_TRUE(fs::exists(folder / "lora-state"));
+}
+
 TEST(Faults, AStepWithoutFiniteGradientsMovesNothing) {
   const TemporaryFolder folder;
   Trainer trainer(run_into(folder / "out"));
