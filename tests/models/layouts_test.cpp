@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -118,6 +120,18 @@ TEST_F(Layouts, OfSeparateFilesAreTheSameModel) {
   expect_the_same(Checkpoint(unet_as_model));
 }
 
+TEST_F(Layouts, OfSeparateFilesMayHaveDiffusersNames) {
+  const auto folder = *folder_ / "parts-of-diffusers";
+  write_synthetic_checkpoint(folder, geometry(), 1, DType::f16, ModelLayout::diffusers);
+  expect_the_same(Checkpoint(ModelFiles{{},
+                                        folder / "unet/diffusion_pytorch_model.safetensors",
+                                        folder / "vae/diffusion_pytorch_model.safetensors",
+                                        folder / "text_encoder/model.safetensors",
+                                        folder / "text_encoder_2/model.safetensors"}));
+  expect_the_same(Checkpoint(
+      ModelFiles{single_, folder / "unet", folder / "vae", folder / "text_encoder", folder / "text_encoder_2"}));
+}
+
 TEST_F(Layouts, OfPartsUnderOtherNamesAreTheSameModel) {
   const auto vae_names = [](bool old) {
     return [map = diffusers_vae_names(std::ssize(geometry().vae.ch_mult), old)](const std::string& name) {
@@ -191,18 +205,42 @@ TEST_F(Layouts, OfWiderPrecisionsAreTheSameModel) {
   expect_the_same(Checkpoint(f64));
 }
 
-// F8_E5M2 is the upper half of an f16.
-TEST_F(Layouts, OfF8AreTheModelOfTheirValues) {
-  const auto f8 = *folder_ / "f8.safetensors", f16_file = *folder_ / "f8-as-f16.safetensors";
-  write_raw(
-      f8, stored_as("F8_E5M2", single_, [](f16 value) { return std::string(1, static_cast<char>(value.bits >> 8)); }));
-  write_raw(f16_file,
-            stored_as("F16", single_, [](f16 value) { return bytes_of(static_cast<uint16_t>(value.bits & 0xFF00)); }));
-  const Tensors expected = all_weights(Checkpoint(f16_file)), actual = all_weights(Checkpoint(f8));
-  ASSERT_EQ(actual.size(), expected.size());
-  for (const auto& [name, weight] : expected)
-    ASSERT_EQ(std::memcmp(actual.at(name).raw(), weight.raw(), weight.bytes()), 0) << name;
-  EXPECT_EQ(inventory_of(f8).parts.at("UNet").precisions, (std::map<std::string, int64_t>{{"F8_E5M2", 9'643'844}}));
+// What the bits s eeee mmm stand for; NaN is not among them.
+float e4m3(uint8_t code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  const float size = exponent ? std::ldexp(8.0f + static_cast<float>(mantissa), exponent - 10)
+                              : std::ldexp(static_cast<float>(mantissa), -9);
+  return code & 0x80 ? -size : size;
+}
+uint8_t upper_half(f16 value) { return static_cast<uint8_t>(value.bits >> 8); }
+
+// Each in a file of its own precision and in one of f32 that has the same values. F8_E5M2 is the upper half of an f16,
+// BF16 that of an f32; for F8_E4M3 any bits will do.
+TEST_F(Layouts, OfNarrowPrecisionsAreTheModelOfTheirValues) {
+  struct Narrow {
+    std::string dtype;
+    std::string (*bytes)(f16);
+    float (*value)(f16);
+  };
+  const Narrow all[] = {
+      {"F8_E5M2", [](f16 x) { return bytes_of(upper_half(x)); },
+       [](f16 x) { return x.bits &= 0xFF00, static_cast<float>(x); }},
+      {"F8_E4M3", [](f16 x) { return bytes_of(upper_half(x)); }, [](f16 x) { return e4m3(upper_half(x)); }},
+      {"BF16",
+       [](f16 x) { return bytes_of(static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(x)) >> 16)); },
+       [](f16 x) { return std::bit_cast<float>(std::bit_cast<uint32_t>(static_cast<float>(x)) & 0xFFFF0000); }},
+  };
+  for (const auto& [dtype, bytes, value] : all) {
+    SCOPED_TRACE(dtype);
+    const auto narrow = *folder_ / (dtype + ".safetensors"), wide = *folder_ / (dtype + "-as-f32.safetensors");
+    write_raw(narrow, stored_as(dtype, single_, bytes));
+    write_raw(wide, stored_as("F32", single_, [&](f16 x) { return bytes_of(value(x)); }));
+    const Tensors expected = all_weights(Checkpoint(wide)), actual = all_weights(Checkpoint(narrow));
+    ASSERT_EQ(actual.size(), expected.size());
+    for (const auto& [name, weight] : expected)
+      ASSERT_EQ(std::memcmp(actual.at(name).raw(), weight.raw(), weight.bytes()), 0) << name;
+    EXPECT_EQ(inventory_of(narrow).parts.at("UNet").precisions, (std::map<std::string, int64_t>{{dtype, 9'643'844}}));
+  }
 }
 
 TEST_F(Layouts, AreReplacedByTheirParts) {
