@@ -2,7 +2,9 @@
 #include <nlohmann/json.hpp>
 
 #include "eri/app/commands.h"
+#include "eri/lora/lora.h"
 #include "eri/lora/lora_inventory.h"
+#include "eri/lora/unknown_tensors.h"
 #include "eri/models/inventory.h"
 
 namespace eri {
@@ -33,9 +35,16 @@ std::string grouped(int64_t number) {
 std::string size_of(size_t bytes) {
   const auto size = static_cast<double>(bytes);
   char text[32];
-  std::snprintf(text, sizeof text, bytes < 1'000'000'000 ? "%.2f MB" : "%.2f GB",
-                bytes < 1'000'000'000 ? size / 1e6 : size / 1e9);
+  if (size < 1e6)
+    std::snprintf(text, sizeof text, "%.2f kB", size / 1e3);
+  else
+    std::snprintf(text, sizeof text, size < 1e9 ? "%.2f MB" : "%.2f GB", size < 1e9 ? size / 1e6 : size / 1e9);
   return text;
+}
+
+// "1 module", "2 modules"
+std::string several(int64_t number, const std::string& things) {
+  return grouped(number) + " " + things + (number == 1 ? "" : "s");
 }
 
 std::string short_number(double value) {
@@ -60,18 +69,31 @@ std::string padded(const std::string& text, size_t width) {
   return text + std::string(width - std::min(width, text.size()), ' ');
 }
 
+// The beginning of a value, cut between characters of UTF-8.
+std::string on_one_line(const std::string& value) {
+  constexpr size_t most = 100;
+  size_t size = std::min(most, value.size());
+  while (size > 0 && size < value.size() && (static_cast<unsigned char>(value[size]) & 0xC0) == 0x80) --size;
+  std::string line;
+  for (const char c : value.substr(0, size)) line += c == '\n' ? "\\n" : std::string(1, c);
+  return size < value.size() ? line + "..." : line;
+}
+
 void print_count(const std::string& part, const Inventory::Count& count) {
   const std::string parameters = grouped(count.parameters);
   std::cout << "  " << padded(part, 22) << std::string(16 - std::min<size_t>(16, parameters.size()), ' ') << parameters
-            << " parameters in " << grouped(count.tensors) << " tensors  " << precisions_of(count) << "\n";
+            << " parameters in " << several(count.tensors, "tensor") << "  " << precisions_of(count) << "\n";
 }
 
 // "16 (722 modules), 4 (66 modules)"
 template <class Number>
 std::string counted(const std::map<Number, int64_t>& numbers) {
+  constexpr size_t most = 6;
   std::string result;
+  size_t shown = 0;
   for (const auto& [number, modules] : numbers) {
-    const std::string of = " (" + std::to_string(modules) + " modules)";
+    if (shown++ == most) return result + " and " + several(std::ssize(numbers) - most, "other");
+    const std::string of = flame::text(" (", several(modules, "module"), ")");
     result += (result.empty() ? "" : ", ") + short_number(static_cast<double>(number)) + (numbers.size() > 1 ? of : "");
   }
   return result;
@@ -80,26 +102,26 @@ std::string counted(const std::map<Number, int64_t>& numbers) {
 void print(const LoraInventory& lora) {
   std::cout << "  names are " << lora.naming << "\n  rank " << counted(lora.ranks) << "\n  alpha "
             << counted(lora.alphas);
-  if (lora.without_alpha) std::cout << "; " << lora.without_alpha << " modules have none, so that their scale is 1";
-  std::cout << "\n  " << lora.modules() << " modules, |alpha / rank up down| = " << short_number(lora.effect()) << "\n";
+  if (lora.without_alpha)
+    std::cout << "; " << several(lora.without_alpha, "module") << " without, so that the scale is 1";
+  std::cout << "\n  " << several(lora.modules(), "module")
+            << ", |alpha / rank up down| = " << short_number(lora.effect()) << "\n";
   for (const auto& [name, block] : lora.blocks)
-    std::cout << "    " << padded(name, 22) << block.modules << " modules  " << short_number(block.effect) << "\n";
-  for (const std::string& other : lora.others) std::cout << "    no part of a LoRA: " << other << "\n";
+    std::cout << "    " << padded(name, 28) << padded(several(block.modules, "module"), 12)
+              << short_number(block.effect) << "\n";
+  for (const UnknownTensors& others : sort_unknown(lora.others))
+    std::cout << "  " << others.what << ": " << listed(others.names) << "\n";
 }
 
 void print(const Seen& seen) {
   const Inventory& inventory = seen.inventory;
   std::cout << seen.path.string() << ": this is " << inventory.kind.what << "\n";
-  std::cout << "  " << size_of(inventory.bytes) << " in " << inventory.files.size()
-            << (inventory.files.size() == 1 ? " file\n" : " files\n");
+  std::cout << "  " << size_of(inventory.bytes) << " in " << several(std::ssize(inventory.files), "file") << "\n";
   for (const auto& [part, count] : inventory.parts) print_count(part, count);
   if (inventory.parts.size() > 1) print_count("all", inventory.whole);
   if (!inventory.parametrization.empty()) std::cout << "  " << inventory.parametrization << "\n";
   if (seen.lora) print(*seen.lora);
-  for (const auto& [key, value] : inventory.metadata) {
-    constexpr size_t most = 100;
-    std::cout << "  " << key << " = " << (value.size() > most ? value.substr(0, most) + "..." : value) << "\n";
-  }
+  for (const auto& [key, value] : inventory.metadata) std::cout << "  " << key << " = " << on_one_line(value) << "\n";
   std::cout << std::flush;
 }
 

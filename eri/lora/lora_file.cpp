@@ -5,6 +5,8 @@
 #include "eri/lora/lora.h"
 #include "eri/lora/metadata.h"
 #include "eri/lora/names.h"
+#include "eri/lora/unknown_tensors.h"
+#include "eri/models/file_kind.h"
 #include "flame/ops/layout.h"
 
 namespace eri {
@@ -14,12 +16,6 @@ using flame::DType;
 using flame::fail;
 using flame::Tensor;
 using flame::text;
-
-// What a module's tensors are called in a file.
-struct TensorNames {
-  std::string down, up, alpha;
-  std::string& of(LoraRole role) { return role == LoraRole::down ? down : role == LoraRole::up ? up : alpha; }
-};
 
 // Of the file's [out, in, k, k] convolutions, channels come last here.
 Tensor read_factor(const flame::SafetensorsFile& file, const std::string& name) {
@@ -32,7 +28,8 @@ Tensor read_factor(const flame::SafetensorsFile& file, const std::string& name) 
   return values;
 }
 
-LoRA::Module read_module(const flame::SafetensorsFile& file, const std::string& name, const TensorNames& tensors) {
+LoRA::Module read_module(const flame::SafetensorsFile& file, const std::string& name,
+                         const LoraModuleTensors& tensors) {
   if (tensors.down.empty() && tensors.up.empty()) fail(tensors.alpha, " is an alpha without factors");
   if (tensors.down.empty()) fail("module ", name, " has no lora_down");
   if (tensors.up.empty()) fail("module ", name, " has no lora_up");
@@ -52,6 +49,13 @@ std::optional<LoraNames::Module> find_module(const LoraNames& names, bool any, c
   if (const auto* module = names.find(name)) return *module;
   if (any && name.starts_with("lora_") && name.find('.') == name.npos) return {{name, LoraNaming::kohya}};
   return std::nullopt;
+}
+
+// Another kind of file in a LoRA's place is named; kinds of adapters that are no plain LoRA are named by their tensors.
+void require_lora(const flame::SafetensorsFile& file) {
+  const FileKind kind = kind_of(file.entries());
+  if (kind.use == FileKind::Use::lora || kind.id == "lycoris" || kind.id == "unknown") return;
+  fail("this is ", kind.what, ", not a LoRA; give one with --lora that was trained on SDXL");
 }
 
 // Programs that take one kind of names drop the others, so that nobody knows what a mixed file does.
@@ -101,7 +105,7 @@ void verify(const std::filesystem::path& path, const std::map<std::string, Tenso
 LoRA LoRA::from_safetensors(const std::filesystem::path& path, const LoraTargets& targets) try {
   const flame::SafetensorsFile file(path);
   const LoraNames names(targets);
-  std::map<std::string, TensorNames> modules;
+  std::map<std::string, LoraModuleTensors> modules;
   std::map<LoraNaming, std::string> examples;  // of the kinds of names
   std::vector<std::string> unknown, no_alpha;
   for (const auto& [tensor, entry] : file.entries()) {
@@ -116,7 +120,8 @@ LoRA LoRA::from_safetensors(const std::filesystem::path& path, const LoraTargets
     if (!name.empty()) fail("module ", module->name, " is there twice, as ", name, " and ", tensor, ": take one out");
     name = tensor;
   }
-  if (!unknown.empty()) fail("tensors that no LoRA for this model has: ", listed(unknown), "; ", why_unknown(unknown));
+  if (modules.empty()) require_lora(file);
+  if (!unknown.empty()) fail(sentences(sort_unknown(unknown)));
   require_one_naming(examples);
 
   LoRA lora;

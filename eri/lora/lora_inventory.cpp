@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "eri/lora/names.h"
 #include "flame/core/error.h"
 #include "flame/ops/matmul.h"
 #include "flame/ops/pointwise.h"
@@ -12,28 +13,18 @@ namespace eri {
 namespace {
 
 using flame::DType;
+using flame::Shape;
 using flame::Tensor;
 using flame::text;
 
-// How the names of a module's factors end.
-struct Endings {
-  std::string_view down, up;
-};
-constexpr Endings endings[] = {
-    {".lora_down.weight", ".lora_up.weight"},
-    {".lora_A.weight", ".lora_B.weight"},
-    {".lora_A.default.weight", ".lora_B.default.weight"},
-    {".lora.down.weight", ".lora.up.weight"},
-    {"_lora.down.weight", "_lora.up.weight"},
-    {".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"},
-};
-
-// How the names of a scheme's UNet modules begin, and what they hold.
+// How the names of a scheme's modules begin, and what those of their tensors hold. The weak ones say less than others.
 struct Scheme {
   std::string_view begin, holds, name;
+  bool weak = false;
 };
 constexpr std::string_view single_file = "kohya's, with a single file's block numbers",
-                           diffusers = "kohya's, with diffusers' block numbers";
+                           diffusers = "kohya's, with diffusers' block numbers", comfyui = "ComfyUI's generic",
+                           peft = "PEFT's, as diffusers saves it", before_peft = "diffusers' before PEFT";
 constexpr Scheme schemes[] = {
     {"lora_unet_input_block", "", single_file},
     {"lora_unet_middle_block", "", single_file},
@@ -42,35 +33,76 @@ constexpr Scheme schemes[] = {
     {"lora_unet_mid_block", "", diffusers},
     {"lora_unet_up_block", "", diffusers},
     {"lycoris_", "", "LyCORIS'"},
-    {"diffusion_model.", "", "ComfyUI's generic"},
+    {"diffusion_model.", "", comfyui},
+    {"text_encoders.", "", comfyui},
     {"base_model.model.", "", "PEFT's own"},
-    {"unet.", ".lora_A.", "PEFT's, as diffusers saves it"},
-    {"unet.", "", "diffusers' before PEFT"},
-    {"lora_te", "", "kohya's, text encoders only"},
+    {"unet.", ".lora_A", peft},
+    {"unet.", "", before_peft},
+    {"transformer.", ".lora_A", peft},
+    {"transformer.", "", before_peft},
+    {"text_encoder", ".lora_A", peft},
+    {"text_encoder", "", before_peft},
+    {"lora_te", "", "kohya's, text encoders only", true},
+    {"lora_", "", "kohya's", true},
 };
 
-std::string naming_of(const WeightFiles::Entries& entries) {
-  for (const auto& [begin, holds, name] : schemes) {
-    for (const auto& [tensor, entry] : entries) {
-      if (tensor.starts_with(begin) && tensor.find(holds) != tensor.npos) return std::string(name);
-    }
+// All that there are: programs that take one kind of names drop the others.
+std::string naming_of(const std::vector<std::string>& downs) {
+  std::vector<std::string_view> strong, weak;
+  for (const std::string& down : downs) {
+    const auto* scheme = std::ranges::find_if(schemes, [&](const Scheme& each) {
+      return down.starts_with(each.begin) && down.find(each.holds) != down.npos;
+    });
+    if (scheme == std::end(schemes)) continue;
+    auto& found = scheme->weak ? weak : strong;
+    if (std::ranges::find(found, scheme->name) == found.end()) found.push_back(scheme->name);
   }
-  return "unknown";
+  if (strong.empty() && weak.size() > 1) return "kohya's";
+  const auto& named = strong.empty() ? weak : strong;
+  std::string result;
+  for (const std::string_view name : named) result += text(result.empty() ? "" : " and ", name);
+  return result.empty() ? "unknown" : result;
 }
 
-std::string block_of(const std::string& module) {
-  for (const std::string_view begin : {"lora_te1_", "text_encoder.", "text_encoders.clip_l."})
-    if (module.starts_with(begin)) return "text encoder CLIP-L";
-  for (const std::string_view begin : {"lora_te2_", "text_encoder_2.", "text_encoders.clip_g."})
-    if (module.starts_with(begin)) return "text encoder CLIP-G";
-  for (const std::string_view blocks : {"input_blocks", "output_blocks", "down_blocks", "up_blocks"}) {
-    const size_t at = module.find(blocks), number = at + blocks.size() + 1;
-    if (at == module.npos || number >= module.size()) continue;
-    const size_t end = std::min(module.find_first_not_of("0123456789", number), module.size());
-    if (end > number) return text(blocks, ".", module.substr(number, end - number));
+// "blocks_7_..." or "blocks.7...." -> 7
+std::optional<std::string> number_behind(const std::string& module, std::string_view blocks) {
+  const size_t at = module.find(blocks), number = at + blocks.size() + 1;
+  if (at == module.npos || number >= module.size()) return std::nullopt;
+  const size_t end = std::min(module.find_first_not_of("0123456789", number), module.size());
+  return end > number ? std::optional(module.substr(number, end - number)) : std::nullopt;
+}
+
+std::string block_of(std::string_view name) {
+  if (constexpr std::string_view of_peft = "base_model.model."; name.starts_with(of_peft))
+    name.remove_prefix(of_peft.size());
+  const std::string module(name);
+  constexpr std::pair<std::string_view, const char*> encoders[] = {
+      {"lora_te1_", "text encoder CLIP-L"},
+      {"text_encoder.", "text encoder CLIP-L"},
+      {"text_encoders.clip_l.", "text encoder CLIP-L"},
+      {"lora_te2_", "text encoder CLIP-G"},
+      {"text_encoder_2.", "text encoder CLIP-G"},
+      {"text_encoders.clip_g.", "text encoder CLIP-G"},
+      {"lora_te3_", "text encoder T5"},
+      {"text_encoder_3.", "text encoder T5"},
+      {"text_encoders.t5xxl.", "text encoder T5"},
+      {"lora_te", "text encoder"},
+  };
+  for (const auto& [begin, name] : encoders)
+    if (module.starts_with(begin)) return name;
+  if (module.find("text_model.encoder.") != module.npos) return "text encoder";
+  for (const std::string_view part : {"time_embed", "label_emb", "add_embedding", "conv_in", "conv_out"})
+    if (module.find(part) != module.npos) return std::string(part);
+  // UNets first, whose blocks have transformer_blocks in them; then transformers.
+  for (const std::string_view blocks :
+       {"input_blocks", "output_blocks", "down_blocks", "up_blocks", "middle_block", "mid_block", "double_blocks",
+        "single_blocks", "joint_blocks", "single_transformer_blocks", "transformer_blocks", "blocks", "layers"}) {
+    if (blocks.starts_with("mid")) {
+      if (module.find(blocks) != module.npos) return std::string(blocks);
+    } else if (const auto number = number_behind(module, blocks)) {
+      return text(blocks, ".", *number);
+    }
   }
-  for (const std::string_view block : {"middle_block", "mid_block"})
-    if (module.find(block) != module.npos) return std::string(block);
   return "other";
 }
 
@@ -85,16 +117,13 @@ double norm_of_product(const Tensor& up, const Tensor& down) {
   return std::sqrt(std::max(sum, 0.0));
 }
 
-struct Factors {
-  std::string module, up;
-};
-std::optional<Factors> factors_of(const std::string& down) {
-  for (const Endings& ending : endings) {
-    if (!down.ends_with(ending.down)) continue;
-    const std::string module = down.substr(0, down.size() - ending.down.size());
-    return Factors{module, module + std::string(ending.up)};
-  }
-  return std::nullopt;
+// Of a module whose factors fit each other.
+std::optional<int64_t> rank_of(const WeightFiles& file, const LoraModuleTensors& tensors) {
+  if (tensors.down.empty() || tensors.up.empty()) return std::nullopt;
+  const Shape &down = file.entries().at(tensors.down).shape, &up = file.entries().at(tensors.up).shape;
+  const bool scalar = tensors.alpha.empty() || file.entries().at(tensors.alpha).shape.numel() == 1;
+  if (down.rank() < 2 || up.rank() < 2 || down.numel() == 0 || up[1] != down[0] || !scalar) return std::nullopt;
+  return down[0];
 }
 
 }  // namespace
@@ -113,29 +142,47 @@ double LoraInventory::effect() const {
 
 LoraInventory lora_inventory_of(const WeightFiles& file) {
   LoraInventory inventory;
-  inventory.naming = naming_of(file.entries());
-  WeightFiles::Entries rest = file.entries();
-  std::map<std::string, double> squares;  // of the blocks' effects
+  std::map<std::string, LoraModuleTensors> modules;
   for (const auto& [name, entry] : file.entries()) {
-    const auto factors = factors_of(name);
-    if (!factors || !rest.contains(factors->up)) continue;
-    const Tensor down = file.tensor(name), up = file.tensor(factors->up);
-    const int64_t rank = down.rank() ? down.dim(0) : 0;
-    if (rank == 0 || down.numel() == 0 || up.numel() % rank != 0) continue;
-    const std::string alpha_name = factors->module + ".alpha";
-    const bool has_alpha = rest.contains(alpha_name) && rest.at(alpha_name).shape.numel() == 1;
-    const double alpha = has_alpha ? file.tensor(alpha_name).item() : static_cast<double>(rank);
-    const double effect = norm_of_product(up, down) * alpha / static_cast<double>(rank);
-    const std::string block = block_of(factors->module);
+    const auto parts = split_lora_name(name);
+    std::string* role = parts ? &modules[parts->module].of(parts->role) : nullptr;
+    if (role && role->empty())
+      *role = name;
+    else
+      inventory.others.push_back(name);
+  }
+  std::map<std::string, double> squares;  // of the blocks' effects
+  std::vector<std::string> downs;
+  for (const auto& [module, tensors] : modules) {
+    const auto rank = rank_of(file, tensors);
+    if (!rank) {
+      for (const std::string& name : {tensors.down, tensors.up, tensors.alpha})
+        if (!name.empty()) inventory.others.push_back(name);
+      continue;
+    }
+    const bool has_alpha = !tensors.alpha.empty();
+    const double alpha = has_alpha ? file.tensor(tensors.alpha).item() : static_cast<double>(*rank);
+    const double effect =
+        norm_of_product(file.tensor(tensors.up), file.tensor(tensors.down)) * alpha / static_cast<double>(*rank);
+    const std::string block = block_of(module);
     ++inventory.blocks[block].modules;
     squares[block] += effect * effect;
-    ++inventory.ranks[rank];
+    ++inventory.ranks[*rank];
     ++inventory.alphas[alpha];
     inventory.without_alpha += !has_alpha;
-    for (const std::string& used : {name, factors->up, alpha_name}) rest.erase(used);
+    downs.push_back(tensors.down);
   }
+  inventory.naming = naming_of(downs);
+  // The alpha of a module of another kind is known by its other tensors.
+  std::erase_if(inventory.others, [&](const std::string& name) {
+    const auto parts = split_lora_name(name);
+    const auto is_beside = [&](const std::string& other) {
+      return other != name && other.starts_with(parts->module + ".");
+    };
+    return parts && parts->role == LoraRole::alpha && std::ranges::any_of(inventory.others, is_beside);
+  });
+  std::ranges::sort(inventory.others);
   for (auto& [name, block] : inventory.blocks) block.effect = std::sqrt(squares[name]);
-  for (const auto& [name, entry] : rest) inventory.others.push_back(name);
   return inventory;
 }
 

@@ -87,38 +87,4 @@ const LoraNames::Module* LoraNames::find(const std::string& name) const {
   return found == modules_.end() ? nullptr : &found->second;
 }
 
-std::string why_unknown(const std::vector<std::string>& tensors) {
-  constexpr const char *sd1 = "this is a LoRA for Stable Diffusion 1 or 2: take one that was trained on SDXL",
-                       *kind = "LyCORIS kinds other than LoRA are not supported: convert it to a plain LoRA",
-                       *dora = "DoRA is not supported: convert it to a plain LoRA";
-  struct Sign {
-    bool at_start;
-    const char *part, *means;
-  };
-  constexpr Sign signs[] = {
-      {false, ".hada_", kind},
-      {false, ".lokr_", kind},
-      {false, ".oft_", kind},
-      {false, ".dora_scale", dora},
-      {false, "lora_magnitude_vector", dora},
-      {false, ".lora_mid", "Tucker-decomposed convolutions are not supported: convert it to a plain LoRA"},
-      {true, "lora_te_", sd1},
-      {true, "lora_unet_input_blocks_1_1_", sd1},
-      {false, "down_blocks_0_attentions", sd1},
-      {false, "down_blocks.0.attentions", sd1},
-      {false, "double_blocks", "this is a LoRA for Flux: take one that was trained on SDXL"},
-      {false, "joint_blocks", "this is a LoRA for Stable Diffusion 3: take one that was trained on SDXL"},
-      {true, "transformer.", "this is a LoRA for another family of models: take one that was trained on SDXL"},
-      {true, "base_model.model.text_model.",
-       "these do not say which of SDXL's two text encoders is meant: put text_encoder. or text_encoder_2. behind "
-       "base_model.model."},
-  };
-  for (const auto& [at_start, part, means] : signs) {
-    for (const std::string& tensor : tensors) {
-      if (at_start ? tensor.starts_with(part) : tensor.find(part) != tensor.npos) return means;
-    }
-  }
-  return "take them out of the file, or a LoRA that was trained on this model";
-}
-
 }  // namespace eri

@@ -24,6 +24,12 @@ struct LoraTensorName {
 };
 std::optional<LoraTensorName> split_lora_name(std::string_view tensor);
 
+// What a module's tensors are called in a file; empty: it has none.
+struct LoraModuleTensors {
+  std::string down, up, alpha;
+  std::string& of(LoraRole role) { return role == LoraRole::down ? down : role == LoraRole::up ? up : alpha; }
+};
+
 // What the files of other programs call the modules of a model.
 class LoraNames {
  public:
@@ -37,8 +43,5 @@ class LoraNames {
  private:
   std::map<std::string, Module> modules_;
 };
-
-// What a LoRA probably is that has these tensors, which are no part of one for the model: for people, with the remedy.
-std::string why_unknown(const std::vector<std::string>& tensors);
 
 }  // namespace eri

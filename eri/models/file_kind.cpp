@@ -41,12 +41,26 @@ class Look {
     return std::max(extent("input_blocks.0.0.weight", 0), begins("down_blocks.") ? extent("conv_in.weight", 0) : 0);
   }
   int64_t unet_context() const { return is_unet() ? extent("transformer_blocks.0.attn2.to_k.weight", 1) : 0; }
+  // The width of the texts that a LoRA's cross-attention reads.
+  int64_t lora_context() const {
+    for (const auto& [name, entry] : entries_) {
+      const bool reads_text = name.find("attn2_to_k") != name.npos || name.find("attn2.to_k") != name.npos ||
+                              name.find("attn2.processor.to_k") != name.npos;
+      const bool is_down = name.find("down.weight") != name.npos || name.find("lora_A") != name.npos;
+      if (reads_text && is_down && entry.shape.rank() > 1) return entry.shape[1];
+    }
+    return 0;
+  }
   bool takes_sizes() const { return contains("label_emb.0.0.") || begins("add_embedding."); }
 
   bool is_vae() const { return contains("decoder.up.") || contains("decoder.up_blocks.") || contains("encoder.down"); }
   int64_t vae_latents() const { return extent("decoder.conv_in.weight", 1); }
   bool is_clip() const {
     return begins("encoder.layers.") || contains("text_model.encoder.layers.") || contains("transformer.resblocks.");
+  }
+  bool is_lora() const {
+    return contains("lora_down.") || contains(".lora_A") || contains("lora.down.") ||
+           contains("lora_linear_layer.down.");
   }
   bool has_text_encoders() const {
     return begins("conditioner.embedders.") || begins("text_encoders.") || begins("cond_stage_model.");
@@ -62,6 +76,8 @@ class Look {
 
 constexpr const char* as_part = "give a base model as --model; this one can be named beside it with ";
 
+constexpr const char* kBase = "give an SDXL base model, such as sd_xl_base_1.0.safetensors";
+
 struct Rule {
   const char *id, *what;
   Use use;
@@ -72,15 +88,29 @@ struct Rule {
 // The first rule that holds says what it is: adapters before the models that their names remind of, rare families
 // before their commoner relatives.
 const Rule rules[] = {
-    {"lora", "a LoRA", Use::lora, "give a base model as --model, and this with --lora",
+    {"lora-flux", "a LoRA for Flux", Use::lora, kBase,
      [](const Look& l) {
-       return l.contains("lora_down.") || l.contains("lora_A.") || l.contains("lora.down.") ||
-              l.contains("_lora.down.") || l.contains("lora_linear_layer.down.");
+       return l.is_lora() && (l.contains("double_blocks") || l.contains("single_transformer_blocks"));
      }},
+    {"lora-sd3", "a LoRA for Stable Diffusion 3", Use::lora, kBase,
+     [](const Look& l) { return l.is_lora() && (l.contains("joint_blocks") || l.contains("attn.add_q_proj")); }},
+    {"lora-sdxl", "a LoRA for SDXL", Use::lora, "give a base model as --model, and this with --lora",
+     [](const Look& l) {
+       return l.is_lora() && (l.begins("lora_te1_") || l.begins("lora_te2_") || l.contains("text_encoder_2.") ||
+                              l.begins("text_encoders.clip_g.") || l.lora_context() == 2048);
+     }},
+    {"lora-sd1", "a LoRA for Stable Diffusion 1", Use::lora, kBase,
+     [](const Look& l) { return l.is_lora() && l.lora_context() == 768; }},
+    {"lora-sd2", "a LoRA for Stable Diffusion 2", Use::lora, kBase,
+     [](const Look& l) { return l.is_lora() && l.lora_context() == 1024; }},
+    {"lora", "a LoRA", Use::lora, "give a base model as --model, and this with --lora",
+     [](const Look& l) { return l.is_lora(); }},
     {"lycoris", "a LyCORIS adapter (LoHa, LoKr or OFT)", Use::none, "",
      [](const Look& l) { return l.contains(".hada_w1") || l.contains(".lokr_w") || l.contains(".oft_"); }},
     {"embedding", "a textual inversion (an embedding)", Use::none, "",
-     [](const Look& l) { return l.begins("emb_params") || (l.begins("clip_g") && !l.contains(".")); }},
+     [](const Look& l) {
+       return l.begins("emb_params") || l.begins("string_to_param") || (l.begins("clip_g") && !l.contains("."));
+     }},
     {"controlnet", "a ControlNet", Use::none, "",
      [](const Look& l) {
        return l.begins("control_model.") || l.contains("controlnet_") || l.contains("lllite_") ||

@@ -36,23 +36,38 @@ constexpr Named folders[] = {
     {"text_encoder", kClipL}, {"text_encoder_2", kClipG},     {"text_encoder_3", "text encoder T5"},
 };
 
+// What a file of one part is called, by its kind.
+constexpr Named alone[] = {
+    {"t5", "text encoder T5"},
+    {"embedding", "embedding"},
+    {"controlnet", "ControlNet"},
+    {"ip-adapter", "IP-Adapter"},
+    {"lycoris", "LyCORIS"},
+    {"flux", "transformer"},
+    {"sd3", "transformer"},
+    {"vae-other", kVae},
+    {"sdxl-unet", kUNet},
+    {"unet", kUNet},
+    {"vae", kVae},
+    {"clip", "text encoder"},
+    {"inpainting", kUNet},
+    {"pix2pix", kUNet},
+    {"sd1", kUNet},
+    {"sd2", kUNet},
+    {"sdxl-refiner", kUNet},
+};
+
+bool is_transformer(const FileKind& kind) { return kind.id == "flux" || kind.id == "sd3"; }
+
 std::string part_of(const std::string& name, const FileKind& kind) {
+  if (kind.use == FileKind::Use::lora) return "LoRA";
+  const bool is_marker = name.find('.') == std::string::npos && kind.id != "embedding";
+  if (is_marker) return kOther;
   for (const auto& [prefix, part] : prefixes) {
-    if (name.starts_with(prefix)) return part;
+    if (name.starts_with(prefix)) return part == kUNet && is_transformer(kind) ? "transformer" : part;
   }
-  if (name.find('.') == std::string::npos) return kOther;  // markers
-  switch (kind.use) {
-    case FileKind::Use::unet:
-      return kUNet;
-    case FileKind::Use::vae:
-      return kVae;
-    case FileKind::Use::text_encoder:
-      return "text encoder";
-    case FileKind::Use::lora:
-      return "LoRA";
-    default:
-      return kOther;
-  }
+  const auto* found = std::ranges::find(alone, kind.id, &Named::place);
+  return found == std::end(alone) ? kOther : found->part;
 }
 
 void add_files(Inventory& inventory, const WeightFiles& weights) {

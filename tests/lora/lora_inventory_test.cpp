@@ -86,8 +86,19 @@ TEST(LoraInventory, KnowsTheNamingSchemes) {
       {"base_model.model.mid_block.attentions.0.proj_in.lora_A.weight",
        "base_model.model.mid_block.attentions.0.proj_in.lora_B.weight", "PEFT's own", "mid_block"},
       {"text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight",
-       "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight", "unknown",
-       "text encoder CLIP-L"},
+       "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",
+       "diffusers' before PEFT", "text encoder CLIP-L"},
+      {"base_model.model.text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+       "base_model.model.text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_B.weight", "PEFT's own",
+       "text encoder CLIP-G"},
+      {"unet.mid_block.attentions.0.proj_in.lora_A", "unet.mid_block.attentions.0.proj_in.lora_B",
+       "PEFT's, as diffusers saves it", "mid_block"},
+      {"lora_unet_time_embed_0.lora_down.weight", "lora_unet_time_embed_0.lora_up.weight", "kohya's", "time_embed"},
+      {"lora_unet_double_blocks_12_img_attn_qkv.lora_down.weight",
+       "lora_unet_double_blocks_12_img_attn_qkv.lora_up.weight", "kohya's", "double_blocks.12"},
+      {"transformer.single_transformer_blocks.3.attn.to_q.lora_A.weight",
+       "transformer.single_transformer_blocks.3.attn.to_q.lora_B.weight", "PEFT's, as diffusers saves it",
+       "single_transformer_blocks.3"},
       {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight", "kohya's, text encoders only",
        "text encoder CLIP-L"},
@@ -99,6 +110,30 @@ TEST(LoraInventory, KnowsTheNamingSchemes) {
     EXPECT_NEAR(lora.blocks.at(block).effect, 2 * std::sqrt(12), 1e-5);
     EXPECT_TRUE(lora.others.empty());
   }
+}
+
+TEST(LoraInventory, NamesAllNamingSchemesOfAMixedFile) {
+  const Tensor down = Tensor::ones({2, 3}), up = Tensor::ones({4, 2});
+  const LoraInventory lora = inventory({{"lora_unet_input_blocks_4_1_proj_in.lora_down.weight", down},
+                                        {"lora_unet_input_blocks_4_1_proj_in.lora_up.weight", up},
+                                        {"lora_unet_down_blocks_1_attentions_0_proj_out.lora_down.weight", down},
+                                        {"lora_unet_down_blocks_1_attentions_0_proj_out.lora_up.weight", up},
+                                        {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", down},
+                                        {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight", up}});
+  EXPECT_EQ(lora.naming, "kohya's, with diffusers' block numbers and kohya's, with a single file's block numbers");
+}
+
+TEST(LoraInventory, ListsWhatIsNoModule) {
+  const Tensor down = Tensor::ones({2, 3}), up = Tensor::ones({4, 2});
+  const std::string a = "lora_unet_mid_block_a", b = "lora_unet_mid_block_b", c = "lora_unet_mid_block_c";
+  const LoraInventory lora = inventory({{a + ".lora_down.weight", down},
+                                        {a + ".lora_up.weight", Tensor::ones({4, 3})},  // of another rank
+                                        {b + ".lora_down.weight", down},
+                                        {c + ".hada_w1_a", up},
+                                        {c + ".alpha", Tensor::ones({})}});
+  EXPECT_EQ(lora.modules(), 0);
+  EXPECT_EQ(lora.others, (std::vector<std::string>{a + ".lora_down.weight", a + ".lora_up.weight",
+                                                   b + ".lora_down.weight", c + ".hada_w1_a"}));
 }
 
 }  // namespace

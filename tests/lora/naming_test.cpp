@@ -269,12 +269,64 @@ TEST_F(NamesInLoras, OfAnotherModelIsRefusedWithAReason) {
                           "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight",
                           "lora_unet_input_blocks_1_1_proj_in.lora_down.weight"}) {
     expect_part(with(sd1), sd1);
-    expect_part(with(sd1), "Stable Diffusion 1 or 2: take one that was trained on SDXL");
+    expect_part(with(sd1), "this is a LoRA for Stable Diffusion 1 or 2 (");
   }
   expect_part(with("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"), "for Flux");
   expect_part(with("base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"), "which of SDXL's two");
-  expect_part(with(rows_[0].name + ".hada_w1_a"), "LyCORIS kinds");
+  expect_part(with("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight"), "for Stable Diffusion 3");
   expect_part(with("surprise"), "surprise");
+}
+
+// Each kind of module that people's files have and eri does not read, in one sentence that lists its tensors.
+TEST_F(NamesInLoras, OfOtherKindsAreRefusedBySentencesThatNameThem) {
+  const std::string module = rows_[0].name, extract = "merge it into its base model", out = "take them out of the file";
+  struct Row {
+    const char* what;
+    std::vector<std::string> tensors;
+    std::string remedy;
+  };
+  const std::vector<Row> rows = {
+      {"LoHa modules, which eri does not read", {module + ".hada_w1_a", module + ".hada_w1_b"}, extract},
+      {"LoKr modules, which eri does not read", {module + ".lokr_w1", module + ".lokr_w2_a"}, extract},
+      {"OFT modules, which eri does not read", {module + ".oft_blocks", "oft_unet_x.oft_blocks"}, extract},
+      {"GLoRA modules, which eri does not read", {module + ".a1.weight", module + ".b2.weight"}, extract},
+      {"(IA)^3 modules, which eri does not read", {module + ".on_input"}, extract},
+      {"DoRA's magnitudes, without which", {module + ".dora_scale", module + ".lora_magnitude_vector"}, extract},
+      {"convolutions in three factors (Tucker's)", {module + ".lora_mid.weight"}, extract},
+      {"whole differences of weights", {module + ".diff", module + ".diff_b", module + ".w_norm"}, extract},
+      {"a textual inversion (an embedding)", {"bundle_emb.cat.string_to_param.*"}, out},
+      {"modules of the time and size embeddings",
+       {"lora_unet_label_emb_0_0.lora_up.weight", "lora_unet_time_embed_0.lora_down.weight",
+        "unet.add_embedding.linear_1.lora_A.weight", "unet.time_embedding.linear_1.lora_A.weight"},
+       out},
+      {"modules of the UNet's first convolution",
+       {"lora_unet_input_blocks_0_0.lora_down.weight", "unet.conv_in.lora_A.weight"},
+       out},
+      {"modules of the UNet's last convolution",
+       {"lora_unet_out_2.lora_down.weight", "unet.conv_out.lora_A.weight"},
+       out},
+      {"modules of a text encoder's projection", {"lora_te2_text_projection.lora_down.weight"}, out},
+      {"names of no layer that eri knows", {"surprise"}, "take them out of the file, or take a LoRA"},
+  };
+  Tensors every = tensors(kohya);
+  for (const auto& [what, names, remedy] : rows) {
+    Tensors all = tensors(kohya);
+    for (const std::string& name : names) all[name] = every[name] = Tensor::zeros({2, 8});
+    const std::string message = refusal(all);
+    expect_part(message, ".safetensors: it has " + std::string(what));
+    expect_part(message, " (" + listed(names) + "): " + remedy);
+  }
+  const std::string message = refusal(every);
+  for (const auto& [what, names, remedy] : rows) expect_part(message, what);
+  // A file of such modules alone.
+  expect_part(refusal({{module + ".hada_w1_a", Tensor::zeros({2, 8})}}), "it has LoHa modules");
+}
+
+TEST_F(NamesInLoras, AnotherKindOfFileIsNamed) {
+  expect_part(refusal({{"clip_g", Tensor::zeros({2, 4})}, {"clip_l", Tensor::zeros({2, 4})}}),
+              "this is a textual inversion (an embedding), not a LoRA; give one with --lora that was trained on SDXL");
+  expect_part(error_of([] { LoRA::from_safetensors("models/eri-tiny.safetensors", targets_); }),
+              "models/eri-tiny.safetensors: this is an SDXL model, not a LoRA");
 }
 
 TEST_F(NamesInLoras, MixedIsRefused) {
