@@ -72,8 +72,8 @@ LoRA new_lora(const LoraTargets& targets, const LoraOptions& options);
 class LoraNetwork {
  public:
   LoraNetwork() = default;
-  // Throws if `start` has modules that fit no target. Adapters are handed to the layers in `compute`, which must be the
-  // layers' own dtype, or f32 where the model is fused afterwards. Modules with the same factor of the learning rate,
+  // Throws if `start` has modules that fit no target. Adapters are handed to the layers in `compute`: the layers' own
+  // dtype, or f32, which a model needs that is fused afterwards. Modules with the same factor of the learning rate,
   // which is 1 for those that `plan` lacks, are one group of parameters.
   LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::DType compute = flame::DType::f32,
               const LoraPlan& plan = {});

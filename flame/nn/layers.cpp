@@ -39,6 +39,11 @@ Tensor load_vector(const Scope& scope, std::string_view name, int64_t width) {
   return scope.weight(name, {size_or(width, found[0])});
 }
 
+// Of factors in f32 beside a weight of 16 bits: what the layer computes with. Their gradients are f32.
+Adapter in_dtype_of(const Tensor& weight, const Adapter& adapter) {
+  return {cast(adapter.down, weight.dtype()), cast(adapter.up, weight.dtype()), adapter.scale};
+}
+
 }  // namespace
 
 Linear::Linear(const Scope& scope, const LinearSizes& sizes) : state_(std::make_shared<State>()) {
@@ -53,7 +58,8 @@ Tensor Linear::operator()(const Tensor& x) const {
   const auto& [weight, bias, in, out, adapter] = *state_;
   require(weight.defined(), "Linear", "this layer's weight was released to another");
   if (!adapter) return linear(x, weight, bias);
-  return lora_linear(x, weight, bias, adapter->down, adapter->up, adapter->scale);
+  const auto [down, up, scale] = in_dtype_of(weight, *adapter);
+  return lora_linear(x, weight, bias, down, up, scale);
 }
 
 Tensor Linear::release_weight() const { return std::exchange(state_->weight, {}); }
@@ -70,8 +76,9 @@ Tensor Conv2d::operator()(const Tensor& x) const {
   const auto& [weight, bias, stride, padding, adapter] = *state_;
   const Tensor y = conv2d(x, weight, bias, stride, padding);
   if (!adapter) return y;
-  const Tensor low = conv2d(x, adapter->down, {}, stride, padding);  // [N, H', W', rank]
-  return y + conv2d(low * adapter->scale, adapter->up);
+  const auto [down, up, scale] = in_dtype_of(weight, *adapter);
+  const Tensor low = conv2d(x, down, {}, stride, padding);  // [N, H', W', rank]
+  return y + conv2d(low * scale, up);
 }
 
 LayerNorm::LayerNorm(const Scope& scope, float eps, int64_t width)

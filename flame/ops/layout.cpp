@@ -173,9 +173,13 @@ Tensor cast(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;
   const Tensor y = casted(x, dtype);
   if (!is_floating(dtype)) return no_gradient("cast", y, {x});
-  return record("cast", y, {x}, [dx_to = wants(x), from = x.dtype()](const Tensor& dy, GradientMap& gradients) {
-    gradients.add(dx_to, casted(dy, from));
-  });
+  const Tensor result =
+      record("cast", y, {x}, [dx_to = wants(x), from = x.dtype()](const Tensor& dy, GradientMap& gradients) {
+        gradients.add(dx_to, cast(dy, from));
+      });
+  // What a parameter's gradient is added up from is not rounded to the dtype that it is used in.
+  if (const SlotPtr& leaf = wants(x); leaf && leaf->epoch == 0) result.slot()->dtype = leaf->dtype;
+  return result;
 }
 
 Tensor channels_last(const Tensor& x) {

@@ -118,6 +118,40 @@ TEST_F(Layers, TrainThroughTheFlatPack) {
   expect_near((*linear_)(rows_), merged({}).first);
 }
 
+// A model of 16 bits on the CPU, from f32 factors and from their copy in its dtype.
+TEST(UNet, TrainsALoraInF32BesideWeightsOf16Bits) {
+  const flame::Device cpu = flame::Device::cpu();
+  const SyntheticCheckpoint weights(Geometry::load("models/eri-tiny.json"), 0, unet_prefix);
+  flame::Generator generator(1);
+  const auto bf16 = [&](const flame::Shape& shape) { return Tensor::randn(shape, generator).to(flame::DType::bf16); };
+  const Tensor x = Tensor::randn({1, 4, 16, 16}, generator), t = Tensor::from(std::vector<int64_t>{500}, {1});
+  const Tensor context = bf16({1, 77, 192}), pooled = bf16({1, 128}), ids = Tensor::zeros({1, 6}) + 128.0f;
+  const LoraOptions options = {.dim = 4, .alpha = 2, .conv_dim = 3, .conv_alpha = 3, .seed = 2};
+  std::vector<std::vector<float>> outputs;
+  std::vector<LoraNetwork> networks;
+  for (const flame::DType compute : {flame::DType::f32, flame::DType::bf16}) {
+    const UNet unet(flame::Scope(weights, flame::DType::bf16, cpu));
+    const LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::full);
+    LoRA::Modules modules = new_lora(targets, options).modules();
+    flame::Generator ups(3);
+    for (auto& [name, module] : modules) module.up = Tensor::randn(module.up.shape(), ups) * 0.05f;
+    const LoraNetwork& network = networks.emplace_back(targets, LoRA(modules), compute);
+    flame::GradientMap gradients;
+    network.parameters().bind(gradients);
+    flame::Tape tape;
+    const Tensor out = unet(x, t, context, pooled, ids).to(flame::DType::f32);
+    outputs.push_back(out.to_host<float>());
+    tape.backward((out * out).sum(), gradients);
+  }
+  EXPECT_EQ(outputs[0], outputs[1]);
+  ASSERT_EQ(networks[0].lora().modules().size(), 257);
+  for (const auto& parameter : networks[0].parameters().parameters()) {
+    const std::vector<float> gradient = parameter.gradient.to_host<float>();
+    EXPECT_EQ(gradient, networks[1].parameters()[parameter.name].gradient.to_host<float>()) << parameter.name;
+    EXPECT_TRUE(std::any_of(gradient.begin(), gradient.end(), [](float g) { return g != 0; })) << parameter.name;
+  }
+}
+
 TEST_F(Layers, AppliedLorasEqualMergedWeights) {
   const std::vector<std::pair<LoRA, double>> loras = {{random_lora(4, 2, 1), 0.7}, {random_lora(3, 3, 2), -0.4}};
   const auto [expected, expected_conv] = merged(loras);

@@ -74,6 +74,46 @@ TEST_F(CudaTraining, LearnsInBf16WhatItLearnsInF32) {
   for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(got[i] / expected[i], 1, 0.01) << "step " << i + 1;
 }
 
+// Convolutions and other layers in ResBlocks train through layers of their own beside the fused transformers, some of
+// which have no LoRA here, or one of another rank.
+TrainConfig demo_of_many_kinds_on(const std::string& device, const std::string& precision,
+                                  const std::filesystem::path& output) {
+  TrainConfig config = demo_on(device, precision, output);
+  config.conv_dim = config.conv_alpha = 4;
+  config.block_dims = {0, 4, 4, 4, 8, 8, 8, 8, 16, 16, 8, 8, 8, 8, 8, 8, 8, 8, 8, 4, 4, 4, 0};
+  config.block_lr_weight = {1, 1, 1, 1, 0, 1, 1, 0.5, 0.5, 0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 1};
+  config.exclude_patterns = R"(.*middle_block.*\.attn2\.to_[kv] .*output_blocks\.4.*\.ff\..*)";
+  return config;
+}
+
+TEST_F(CudaTraining, TrainsConvolutionsAndBlocksApartAsTheCpuDoes) {
+  const auto train_on = [&](const char* device, const char* precision) {
+    Trainer trainer(demo_of_many_kinds_on(device, precision, folder_.path()));
+    return steps(trainer, 20);
+  };
+  const std::vector<StepResult> expected = train_on("cpu", "no"), wide = train_on("cuda", "no");
+  for (size_t i = 0; i < expected.size(); ++i)
+    EXPECT_NEAR(wide[i].loss, expected[i].loss, 1e-4 * expected[i].loss) << "step " << i + 1;
+  const std::vector<double> smooth = smoothed(wide), narrow = smoothed(train_on("cuda", "bf16"));
+  for (size_t i = 0; i < smooth.size(); ++i) EXPECT_NEAR(narrow[i] / smooth[i], 1, 0.01) << "step " << i + 1;
+}
+
+// The gradients of f32 factors beside weights of 16 bits, in a captured step as in a plain one.
+TEST_F(CudaTraining, CapturesConvolutionsToo) {
+  for (const char* precision : {"bf16", "fp16"}) {
+    std::vector<std::vector<float>> values;
+    for (const bool graph : {true, false}) {
+      TrainConfig config = demo_of_many_kinds_on("cuda", precision, folder_.path());
+      config.deterministic = true;
+      config.cuda_graph = graph;
+      Trainer trainer(config);
+      for (const StepResult& result : steps(trainer, 6)) EXPECT_TRUE(std::isfinite(result.loss)) << precision;
+      values.push_back(trainer.parameters().values().to_host<float>());
+    }
+    EXPECT_EQ(values[0], values[1]) << precision;
+  }
+}
+
 // The noise and the pictures are the CPU's, so are the losses and the gradients' norms, as near as the precision lets
 // them be.
 TEST_F(CudaTraining, GoesTheWayOfTheCpu) {
