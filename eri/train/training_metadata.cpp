@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <nlohmann/json.hpp>
 
 #include "eri/lora/metadata.h"
 #include "eri/train/dataset_metadata.h"
@@ -26,6 +27,27 @@ std::string optimizer_text(const TrainConfig& config) {
   if (("," + args).find(",weight_decay=") == std::string::npos)
     args = flame::text("weight_decay=", python_text(config.weight_decay), args.empty() ? "" : ",", args);
   return flame::text(config.optimizer_type, "(", args, ")");
+}
+
+// What sd-scripts and LyCORIS take as network_args, as they would be given it: texts.
+std::string network_arguments(const TrainConfig& config) {
+  nlohmann::json arguments = nlohmann::json::object();
+  const auto add = [&](const char* name, bool said) {
+    if (said) arguments[name] = value_of(config, *find_key(name));
+  };
+  for (const char* name : {"conv_dim", "conv_alpha"}) add(name, config.conv_dim > 0);
+  for (const char* name : {"block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "block_lr_weight"})
+    add(name, !value_of(config, *find_key(name)).empty());
+  if (config.lora_preset != "auto") arguments["preset"] = config.lora_preset;
+  const LoraOptions lora = lora_options(config);
+  const auto add_patterns = [&](const char* name, const std::vector<std::string>& patterns) {
+    std::string list;
+    for (const std::string& pattern : patterns) list += (list.empty() ? "[r'" : ", r'") + pattern + "'";
+    if (!list.empty()) arguments[name] = list + "]";
+  };
+  add_patterns("exclude_patterns", lora.exclude_patterns);
+  add_patterns("include_patterns", lora.include_patterns);
+  return arguments.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 // What people write of the file themselves.
@@ -52,6 +74,8 @@ flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset&
   flame::Metadata metadata = {
       {"ss_session_id", std::to_string(progress.session)},
       {"ss_learning_rate", python_text(config.learning_rate)},
+      {"ss_unet_lr", config.unet_lr ? python_text(*config.unet_lr) : "None"},
+      {"ss_network_args", network_arguments(config)},
       {"ss_lr_scheduler", config.lr_scheduler},
       {"ss_lr_warmup_steps", integer(config.lr_warmup_steps)},
       {"ss_max_train_steps", integer(config.max_train_steps)},

@@ -110,6 +110,11 @@ TEST(Resume, GoesOnBitForBitWithEveryKindOfNoise) {
   expect_goes_on(folder.path(), [&](const char* output) { return with_all_noise(short_run(folder / output, 6)); });
 }
 
+TEST(Resume, GoesOnBitForBitWithBlocksApart) {
+  const TemporaryFolder folder;
+  expect_goes_on(folder.path(), [&](const char* output) { return blocks_apart(short_run(folder / output, 6)); });
+}
+
 TEST(Resume, SurvivesBeingKilledAtAnyMoment) {
   const TemporaryFolder folder;
   TrainConfig config = short_run(folder / "whole", 12);
@@ -173,6 +178,8 @@ TEST(Resume, RefusesARunThatWouldBeAnother) {
            {"learning_rate", "0.5", "learning_rate"},
            {"network_dim", "8", "network_dim"},
            {"seed", "7", "seed"},
+           {"unet_lr", "1e-4", "unet_lr = auto, now it is 1e-04"},
+           {"conv_dim", "4", "conv_dim"},
            {"resume", "/nowhere", "/nowhere"},
            {"train_data_dir", "tests/data/plain", "pictures or captions"},
        }) {

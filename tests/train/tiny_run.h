@@ -33,4 +33,21 @@ inline TrainConfig with_all_noise(TrainConfig config) {
   return config;
 }
 
+// The same with layers of every kind and what can differ from block to block.
+inline TrainConfig blocks_apart(TrainConfig config) {
+  config.learning_rate = 4e-3;
+  config.unet_lr = 5e-3;
+  config.conv_dim = 2;
+  config.block_dims = std::vector<int64_t>(23, 4);
+  config.block_dims[5] = 6;
+  config.block_dims[14] = 3;
+  config.block_alphas = std::vector<double>(23, 4);
+  config.block_lr_weight = std::vector<double>(23, 1);
+  config.block_lr_weight[11] = 0;
+  config.block_lr_weight[16] = 0.5;
+  config.exclude_patterns = ".*attn2.*";
+  config.include_patterns = ".*attn2.to_[qv]";
+  return config;
+}
+
 }  // namespace eri

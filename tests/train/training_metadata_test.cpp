@@ -30,6 +30,7 @@ constexpr const char* sd_scripts_keys[] = {"ss_session_id",
                                            "ss_training_finished_at",
                                            "ss_output_name",
                                            "ss_learning_rate",
+                                           "ss_unet_lr",
                                            "ss_num_train_images",
                                            "ss_num_reg_images",
                                            "ss_num_batches_per_epoch",
@@ -173,6 +174,33 @@ TEST(TrainingMetadata, HasEveryKeyOfSdScriptsThatIsTrueHere) {
   EXPECT_GT(std::stod(metadata.at("ss_training_started_at")), 1.7e9);
   EXPECT_GE(std::stod(metadata.at("ss_training_finished_at")), std::stod(metadata.at("ss_training_started_at")));
   EXPECT_LE(std::stoull(metadata.at("ss_session_id")), 1ull << 32);
+}
+
+TEST(TrainingMetadata, SaysWhichLayersLearnAndHowFast) {
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_run(folder.path());
+  EXPECT_EQ(saved_by(config, folder / "plain.safetensors").at("ss_network_args"), "{}");
+  config.conv_dim = 2;
+  config.block_dims = std::vector<int64_t>(23, 4);
+  config.block_dims[12] = 3;
+  config.block_lr_weight = std::vector<double>(23, 0.5);
+  config.unet_lr = 2e-5;
+  config.lora_preset = "full";
+  config.exclude_patterns = R"(.*attn2.* .*\.ff\..*)";
+  config.include_patterns = R"(.*attn2\.to_q)";
+  const Metadata metadata = saved_by(config, folder / "blocks.safetensors");
+  EXPECT_EQ(metadata.at("ss_unet_lr"), "2e-05");
+  EXPECT_EQ(metadata.at("ss_network_dim"), "Dynamic");
+  EXPECT_EQ(metadata.at("ss_network_alpha"), "4.0");
+  const json arguments = json::parse(metadata.at("ss_network_args"));
+  EXPECT_EQ(arguments.size(), 7);
+  const std::pair<const char*, const char*> values[] = {{"conv_dim", "2"},
+                                                        {"conv_alpha", "1"},
+                                                        {"preset", "full"},
+                                                        {"block_dims", "4,4,4,4,4,4,4,4,4,4,4,4,3,4,4,4,4,4,4,4,4,4,4"},
+                                                        {"exclude_patterns", R"([r'.*attn2.*', r'.*\.ff\..*'])"},
+                                                        {"include_patterns", R"([r'.*attn2\.to_q'])"}};
+  for (const auto& [key, value] : values) EXPECT_EQ(arguments.at(key), value) << key;
 }
 
 TEST(TrainingMetadata, MinimalSaysNothingOfPicturesModelsAndDates) {

@@ -1,0 +1,133 @@
+// Which layers options choose, and what these get.
+#include "eri/lora/lora_options.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "eri/models/synthetic.h"
+#include "eri/models/weight_names.h"
+#include "tests/io/files.h"
+
+namespace eri {
+namespace {
+
+using flame::testing::error_of;
+
+// All of SDXL, by the shapes of its weights.
+const LoraSites& sdxl() {
+  static const LoraSites sites = [] {
+    const Geometry geometry;
+    const auto clip_g = with_our_names(std::make_shared<SyntheticCheckpoint>(geometry, 0, clip_g_prefix));
+    LoraSites all = lora_sites(SyntheticCheckpoint(geometry, 0, unet_prefix), LoraPart::unet, LoraPreset::full);
+    for (const LoraSites& more : {lora_sites(SyntheticCheckpoint(geometry, 0, clip_l_prefix), LoraPart::clip_l),
+                                  lora_sites(*clip_g, LoraPart::clip_g)})
+      all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }();
+  return sites;
+}
+
+std::vector<size_t> counts(const LoraPlan& plan) {
+  std::vector<size_t> result;
+  for (const char* part : {"lora_unet_", "lora_te1_", "lora_te2_"})
+    result.push_back(
+        std::count_if(plan.begin(), plan.end(), [=](const auto& module) { return module.first.starts_with(part); }));
+  return result;
+}
+
+// sd-scripts' SDXL has 70 blocks of 8 layers of attention and 2 others, 22 projections, 17 ResBlocks with an
+// emb_layers.1, 11 1x1 convolutions and 38 larger ones.
+TEST(LoraOptions, PresetsChooseWhatLycorisDoes) {
+  using Counts = std::vector<size_t>;
+  const auto chosen = [](const char* preset, int64_t conv_dim = 0) {
+    return counts(plan_lora(sdxl(), {.conv_dim = conv_dim, .preset = parse_lora_preset(preset)}));
+  };
+  EXPECT_EQ(counts(plan_lora(sdxl(), {})), (Counts{722, 72, 192}));
+  EXPECT_EQ(counts(plan_lora(sdxl(), {.conv_dim = 4})), (Counts{788, 72, 192}));
+  EXPECT_EQ(counts(plan_lora(sdxl(), {.conv_block_dims = std::vector<int64_t>(23, 1)})), (Counts{788, 72, 192}));
+  EXPECT_EQ(chosen("attn-mlp"), (Counts{722, 72, 192}));
+  EXPECT_EQ(chosen("attn-only"), (Counts{560, 48, 128}));
+  EXPECT_EQ(chosen("full", 4), (Counts{788, 72, 192}));
+  EXPECT_EQ(chosen("full-lin"), (Counts{750, 72, 192}));
+  EXPECT_EQ(chosen("unet-only", 4), (Counts{788, 0, 0}));
+  EXPECT_EQ(chosen("unet-transformer-only"), (Counts{722, 0, 0}));
+  EXPECT_EQ(chosen("unet-convblock-only", 4), (Counts{66, 0, 0}));
+  EXPECT_NE(error_of([] { parse_lora_preset("attn"); }).find("attn-only"), std::string::npos);
+}
+
+TEST(LoraOptions, GiveEachBlockItsRankAlphaAndRate) {
+  LoraOptions options = {.dim = 16, .alpha = 8, .conv_dim = 4, .conv_alpha = 2};
+  for (int i = 0; i < 23; ++i) {
+    options.block_dims.push_back(i);
+    options.block_alphas.push_back(100 + i);
+    options.conv_block_dims.push_back(i == 4 ? 0 : 200 + i);
+    options.conv_block_alphas.push_back(300 + i);
+    options.block_lr_weight.push_back(i == 8 ? 0 : 0.25 * i);
+  }
+  options.part_lr = {2, 3, 0};
+  const LoraPlan plan = plan_lora(sdxl(), options);
+  const auto expect = [&](const char* module, int64_t rank, double alpha, double lr) {
+    ASSERT_TRUE(plan.contains(module)) << module;
+    EXPECT_EQ(plan.at(module).rank, rank) << module;
+    EXPECT_EQ(plan.at(module).alpha, alpha) << module;
+    EXPECT_EQ(plan.at(module).lr, lr) << module;
+  };
+  expect("lora_unet_input_blocks_1_0_emb_layers_1", 2, 102, 1);
+  expect("lora_unet_input_blocks_1_0_in_layers_2", 202, 302, 1);
+  expect("lora_unet_input_blocks_4_0_skip_connection", 5, 105, 2.5);  // 1x1
+  expect("lora_unet_input_blocks_8_1_transformer_blocks_9_ff_net_2", 9, 109, 4.5);
+  expect("lora_unet_middle_block_0_in_layers_2", 210, 310, 5);
+  expect("lora_unet_middle_block_1_proj_in", 11, 111, 5.5);
+  expect("lora_unet_output_blocks_0_1_proj_in", 13, 113, 6.5);
+  expect("lora_unet_output_blocks_8_0_out_layers_3", 221, 321, 10.5);
+  expect("lora_te1_text_model_encoder_layers_0_mlp_fc1", 16, 8, 3);
+  EXPECT_FALSE(plan.contains("lora_unet_input_blocks_3_0_op"));                 // conv_block_dims
+  EXPECT_FALSE(plan.contains("lora_unet_input_blocks_7_1_proj_in"));            // block_lr_weight
+  EXPECT_FALSE(plan.contains("lora_unet_input_blocks_7_0_in_layers_2"));        // the same
+  EXPECT_FALSE(plan.contains("lora_te2_text_model_encoder_layers_0_mlp_fc1"));  // part_lr
+}
+
+TEST(LoraOptions, PatternsMatchWholeNames) {
+  const auto chosen = [](std::vector<std::string> exclude, std::vector<std::string> include = {}) {
+    return counts(plan_lora(sdxl(), {.include_patterns = include, .exclude_patterns = exclude}));
+  };
+  using Counts = std::vector<size_t>;
+  EXPECT_EQ(chosen({R"(.*\.attn2\..*)"}), (Counts{722 - 280, 72, 192}));
+  EXPECT_EQ(chosen({R"(.*\.attn2\.to_[kv])"}), (Counts{722 - 140, 72, 192}));
+  EXPECT_EQ(chosen({R"(middle_block\.1\.proj_(in|out))", "lora_te1_.*"}), (Counts{720, 0, 192}));
+  EXPECT_EQ(chosen({".*"}, {R"(input_blocks\.4\..*)"}), (Counts{22, 0, 0}));
+  EXPECT_EQ(chosen({"(?!.*proj).*", R"(.*self_attn.*|.*\.mlp\..*)"}), (Counts{22 + 70, 0, 0}));  // ff.net.0.proj too
+}
+
+TEST(LoraOptions, SayInOneSentenceWhatCannotBe) {
+  struct Mistake {
+    LoraOptions options;
+    std::vector<const char*> says;
+  };
+  for (const auto& [options, says] : std::vector<Mistake>{
+           {{.dim = 0}, {"network_dim: expected 1 to 4096, got 0"}},
+           {{.conv_dim = -1}, {"conv_dim"}},
+           {{.block_dims = {4, 4}}, {"block_dims: expected 23 numbers", "got 2"}},
+           {{.block_alphas = std::vector<double>(24, 1)}, {"block_alphas: expected 23 numbers", "got 24"}},
+           {{.conv_dim = 1, .conv_block_alphas = std::vector<double>(23, 0)}, {"conv_block_alphas", "above 0"}},
+           {{.block_lr_weight = std::vector<double>(23, -1)}, {"block_lr_weight", "0 or more, got -1"}},
+           {{.block_lr_weight = std::vector<double>(23, 0), .preset = LoraPreset::unet_only}, {"conv_dim"}},
+           {{.part_lr = {0, 0, 0}}, {"no layer", "is left"}},
+           {{.conv_dim = 4, .preset = LoraPreset::attn_only}, {"conv_dim", "attn-only has no convolutions"}},
+           {{.exclude_patterns = {"attn1"}}, {"'attn1' matches none of the 986 layers", "attn-mlp", "whole name"}},
+           {{.exclude_patterns = {".*attn3.*"}}, {"'.*attn3.*'", "closest in one is 'attn", ".attn"}},
+           {{.exclude_patterns = {".*in_layers.*"}}, {"none of the 986 layers of the preset attn-mlp"}},
+           {{.include_patterns = {".*"}}, {"include_patterns", "exclude_patterns"}},
+           {{.include_patterns = {"ff"}, .exclude_patterns = {".*"}}, {"include_patterns", "'ff'"}},
+           {{.exclude_patterns = {".*(to_q"}}, {"exclude_patterns", "'.*(to_q'", "no regular expression"}},
+           {{.exclude_patterns = {".*"}}, {"no layer", "is left"}},
+           {{.exclude_patterns = {"((.*)*)*[^z]z"}}, {"'((.*)*)*[^z]z'", "takes too long"}},
+       }) {
+    const std::string message = error_of([&] { plan_lora(sdxl(), options); });
+    for (const char* part : says) EXPECT_NE(message.find(part), message.npos) << part << " is not in: " << message;
+  }
+}
+
+}  // namespace
+}  // namespace eri
