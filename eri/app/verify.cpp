@@ -18,7 +18,7 @@ void run(const Arguments& arguments) {
   const LoraReport report =
       verify_lora(arguments.lora, sdxl_lora_targets(Checkpoint(arguments.model), true, LoraPreset::full));
   for (const std::string& complaint : report.complaints) std::cout << complaint << "\n";
-  std::cout << arguments.lora << ": " << report.modules << " modules of rank " << report.rank << ", "
+  std::cout << arguments.lora << ": " << report.modules << " modules of rank " << report.ranks << ", "
             << report.modules - report.without_effect << " with an effect" << std::endl;
   std::cout << "modules that load in";
   for (const Loaded& loaded : report.loaded)

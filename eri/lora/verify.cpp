@@ -63,7 +63,7 @@ void check_container(const SafetensorsFile& file, const LoRA& lora, std::vector<
 LoraReport verify_lora(const std::filesystem::path& path, const LoraTargets& targets) {
   const SafetensorsFile file(path);
   const LoRA lora = LoRA::from_safetensors(path, targets);
-  LoraReport report{lora.warnings(), lora.modules().size(), 0, lora.rank(), modules_loaded(file, targets)};
+  LoraReport report{lora.warnings(), lora.modules().size(), 0, lora.ranks(), modules_loaded(file, targets)};
   if (lora.naming() != LoraNaming::kohya)
     report.complaints.push_back(text("it has ", describe(lora.naming()), ", which not every program loads completely"));
   check_tensors(file, report.complaints);

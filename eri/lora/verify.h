@@ -14,7 +14,7 @@ struct LoraReport {
   std::vector<std::string> complaints;
   size_t modules = 0;
   size_t without_effect = 0;  // modules whose `up` is zero
-  int64_t rank = 0;
+  std::string ranks;  // for people: "16", or "4 to 16"
   std::vector<Loaded> loaded;  // how many modules each program takes
 };
 

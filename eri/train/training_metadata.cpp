@@ -4,6 +4,7 @@
 #include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "eri/lora/metadata.h"
 #include "eri/train/dataset_metadata.h"
@@ -29,6 +30,12 @@ std::string optimizer_text(const TrainConfig& config) {
   return flame::text(config.optimizer_type, "(", args, ")");
 }
 
+std::string with_commas(std::span<const double> numbers) {
+  std::string list;
+  for (const double number : numbers) list.append(list.empty() ? "" : ",").append(python_text(number));
+  return list;
+}
+
 // What sd-scripts and LyCORIS take as network_args, as they would be given it: texts.
 std::string network_arguments(const TrainConfig& config) {
   nlohmann::json arguments = nlohmann::json::object();
@@ -36,13 +43,21 @@ std::string network_arguments(const TrainConfig& config) {
     if (said) arguments[name] = value_of(config, *find_key(name));
   };
   for (const char* name : {"conv_dim", "conv_alpha"}) add(name, config.conv_dim > 0);
-  for (const char* name : {"block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "block_lr_weight"})
+  for (const char* name : {"block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"})
     add(name, !value_of(config, *find_key(name)).empty());
+  // sd-scripts leaves the first block and the last out, which have no layers to learn.
+  const std::span<const double> weights = config.block_lr_weight;
+  if (weights.size() >= 5) {
+    const size_t outer = (weights.size() - 5) / 2;
+    arguments["down_lr_weight"] = with_commas(weights.subspan(1, outer));
+    arguments["mid_lr_weight"] = with_commas(weights.subspan(1 + outer, 3));
+    arguments["up_lr_weight"] = with_commas(weights.subspan(4 + outer, outer));
+  }
   if (config.lora_preset != "auto") arguments["preset"] = config.lora_preset;
   const LoraOptions lora = lora_options(config);
   const auto add_patterns = [&](const char* name, const std::vector<std::string>& patterns) {
     std::string list;
-    for (const std::string& pattern : patterns) list += (list.empty() ? "[r'" : ", r'") + pattern + "'";
+    for (const std::string& pattern : patterns) list.append(list.empty() ? "[r'" : ", r'").append(pattern).append("'");
     if (!list.empty()) arguments[name] = list + "]";
   };
   add_patterns("exclude_patterns", lora.exclude_patterns);

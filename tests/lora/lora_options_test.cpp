@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <set>
+#include <sstream>
 
 #include "eri/models/synthetic.h"
 #include "eri/models/weight_names.h"
@@ -28,32 +31,49 @@ const LoraSites& sdxl() {
   return sites;
 }
 
-std::vector<size_t> counts(const LoraPlan& plan) {
-  std::vector<size_t> result;
+// Modules of the UNet and of both text encoders.
+using Counts = std::vector<size_t>;
+Counts counts(const LoraPlan& plan) {
+  Counts result;
   for (const char* part : {"lora_unet_", "lora_te1_", "lora_te2_"})
     result.push_back(
         std::count_if(plan.begin(), plan.end(), [=](const auto& module) { return module.first.starts_with(part); }));
   return result;
 }
 
-// sd-scripts' SDXL has 70 blocks of 8 layers of attention and 2 others, 22 projections, 17 ResBlocks with an
-// emb_layers.1, 11 1x1 convolutions and 38 larger ones.
+// Name by name, from what LyCORIS chose of the model that sd-scripts has.
 TEST(LoraOptions, PresetsChooseWhatLycorisDoes) {
-  using Counts = std::vector<size_t>;
-  const auto chosen = [](const char* preset, int64_t conv_dim = 0) {
-    return counts(plan_lora(sdxl(), {.conv_dim = conv_dim, .preset = parse_lora_preset(preset)}));
-  };
+  std::ifstream file(TESTS_DIR "/lora/lycoris_presets.tsv");
+  std::string line, word;
+  std::getline(file, line);
+  std::istringstream header(line);
+  std::vector<std::string> presets;
+  std::map<std::string, std::set<std::string>> expected;
+  for (header >> word; header >> word;) presets.push_back(word);
+  while (std::getline(file, line)) {
+    std::istringstream fields(line);
+    std::string module;
+    fields >> module;
+    for (const std::string& preset : presets) {
+      fields >> word;
+      if (word == "1") expected[preset].insert(module);
+    }
+  }
+  ASSERT_EQ(presets.size(), 7);
+  for (const std::string& name : presets) {
+    const LoraPreset preset = parse_lora_preset(name);
+    std::set<std::string> chosen;
+    for (const auto& [module, share] : plan_lora(sdxl(), {.conv_dim = has_convolutions(preset), .preset = preset}))
+      chosen.insert(module);
+    EXPECT_EQ(chosen, expected.at(name)) << name;
+  }
+  EXPECT_NE(error_of([] { parse_lora_preset("attn"); }).find("attn-only"), std::string::npos);
+}
+
+TEST(LoraOptions, WithoutAPresetChooseWhatKohyaDoes) {
   EXPECT_EQ(counts(plan_lora(sdxl(), {})), (Counts{722, 72, 192}));
   EXPECT_EQ(counts(plan_lora(sdxl(), {.conv_dim = 4})), (Counts{788, 72, 192}));
   EXPECT_EQ(counts(plan_lora(sdxl(), {.conv_block_dims = std::vector<int64_t>(23, 1)})), (Counts{788, 72, 192}));
-  EXPECT_EQ(chosen("attn-mlp"), (Counts{722, 72, 192}));
-  EXPECT_EQ(chosen("attn-only"), (Counts{560, 48, 128}));
-  EXPECT_EQ(chosen("full", 4), (Counts{788, 72, 192}));
-  EXPECT_EQ(chosen("full-lin"), (Counts{750, 72, 192}));
-  EXPECT_EQ(chosen("unet-only", 4), (Counts{788, 0, 0}));
-  EXPECT_EQ(chosen("unet-transformer-only"), (Counts{722, 0, 0}));
-  EXPECT_EQ(chosen("unet-convblock-only", 4), (Counts{66, 0, 0}));
-  EXPECT_NE(error_of([] { parse_lora_preset("attn"); }).find("attn-only"), std::string::npos);
 }
 
 TEST(LoraOptions, GiveEachBlockItsRankAlphaAndRate) {
@@ -92,7 +112,6 @@ TEST(LoraOptions, PatternsMatchWholeNames) {
   const auto chosen = [](std::vector<std::string> exclude, std::vector<std::string> include = {}) {
     return counts(plan_lora(sdxl(), {.include_patterns = include, .exclude_patterns = exclude}));
   };
-  using Counts = std::vector<size_t>;
   EXPECT_EQ(chosen({R"(.*\.attn2\..*)"}), (Counts{722 - 280, 72, 192}));
   EXPECT_EQ(chosen({R"(.*\.attn2\.to_[kv])"}), (Counts{722 - 140, 72, 192}));
   EXPECT_EQ(chosen({R"(middle_block\.1\.proj_(in|out))", "lora_te1_.*"}), (Counts{720, 0, 192}));

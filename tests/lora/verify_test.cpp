@@ -58,7 +58,7 @@ TEST_F(Verify, FindsNothingInAFileOfOurs) {
   EXPECT_EQ(report.complaints, Complaints());
   EXPECT_EQ(report.modules, 293);
   EXPECT_EQ(report.without_effect, 0);
-  EXPECT_EQ(report.rank, 12);
+  EXPECT_EQ(report.ranks, "2 to 12");
   for (const Loaded& loaded : report.loaded) EXPECT_EQ(loaded.modules, 293) << name_of(loaded.program);
   EXPECT_EQ(complaints(), Complaints());
 }

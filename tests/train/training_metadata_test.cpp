@@ -184,6 +184,7 @@ TEST(TrainingMetadata, SaysWhichLayersLearnAndHowFast) {
   config.block_dims = std::vector<int64_t>(23, 4);
   config.block_dims[12] = 3;
   config.block_lr_weight = std::vector<double>(23, 0.5);
+  config.block_lr_weight[9] = config.block_lr_weight[12] = config.block_lr_weight[21] = 2;
   config.unet_lr = 2e-5;
   config.lora_preset = "full";
   config.exclude_patterns = R"(.*attn2.* .*\.ff\..*)";
@@ -193,11 +194,14 @@ TEST(TrainingMetadata, SaysWhichLayersLearnAndHowFast) {
   EXPECT_EQ(metadata.at("ss_network_dim"), "Dynamic");
   EXPECT_EQ(metadata.at("ss_network_alpha"), "4.0");
   const json arguments = json::parse(metadata.at("ss_network_args"));
-  EXPECT_EQ(arguments.size(), 7);
+  EXPECT_EQ(arguments.size(), 9);
   const std::pair<const char*, const char*> values[] = {{"conv_dim", "2"},
                                                         {"conv_alpha", "1"},
                                                         {"preset", "full"},
                                                         {"block_dims", "4,4,4,4,4,4,4,4,4,4,4,4,3,4,4,4,4,4,4,4,4,4,4"},
+                                                        {"down_lr_weight", "0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,2.0"},
+                                                        {"mid_lr_weight", "0.5,0.5,2.0"},
+                                                        {"up_lr_weight", "0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,2.0"},
                                                         {"exclude_patterns", R"([r'.*attn2.*', r'.*\.ff\..*'])"},
                                                         {"include_patterns", R"([r'.*attn2\.to_q'])"}};
   for (const auto& [key, value] : values) EXPECT_EQ(arguments.at(key), value) << key;
