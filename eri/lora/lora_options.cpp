@@ -75,6 +75,8 @@ class Shares {
 
 LoraPreset preset_of(const LoraOptions& options) {
   const bool convolutions = options.conv_dim > 0 || !options.conv_block_dims.empty();
+  if (!convolutions && !options.conv_block_alphas.empty())
+    fail("conv_block_alphas: convolutions get no LoRA; give its rank, conv_dim or conv_block_dims");
   if (!options.preset) return convolutions ? LoraPreset::full : LoraPreset::attn_mlp;
   if (convolutions && !has_convolutions(*options.preset))
     fail("conv_dim: the preset ", name_of(*options.preset), " has no convolutions; leave one of the two out");
@@ -102,8 +104,8 @@ void require_valid(const LoraOptions& options) {
   for (const int64_t each : options.conv_block_dims) rank("conv_block_dims", each, 0);
   above("network_alpha", options.alpha);
   above("conv_alpha", options.conv_alpha);
-  for (const double each : options.block_alphas) above("block_alphas", each);
-  for (const double each : options.conv_block_alphas) above("conv_block_alphas", each);
+  for (const double each : options.block_alphas) not_below("block_alphas", each);
+  for (const double each : options.conv_block_alphas) not_below("conv_block_alphas", each);
   for (const double each : options.block_lr_weight) not_below("block_lr_weight", each);
   preset_of(options);
   LayerPatterns("exclude_patterns", options.exclude_patterns);
@@ -131,7 +133,11 @@ LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
   for (const LoraSite& site : chosen) {
     if (exclude.match(site) && !include.match(site)) continue;
     const LoraShare share = shares.of(site);
-    if (share.rank > 0 && share.lr > 0) plan[site.name] = share;
+    if (share.rank == 0 || share.lr == 0) continue;
+    if (share.alpha == 0)
+      fail(site.kernel > 1 ? "conv_block_alphas" : "block_alphas",
+           ": expected above 0 for a block with a LoRA, such as ", site.name);
+    plan[site.name] = share;
   }
   if (plan.empty()) fail("no layer of the model is left to get a LoRA; change the preset, patterns, ranks or rates");
   return plan;

@@ -80,7 +80,7 @@ TEST(LoraOptions, GiveEachBlockItsRankAlphaAndRate) {
   LoraOptions options = {.dim = 16, .alpha = 8, .conv_dim = 4, .conv_alpha = 2};
   for (int i = 0; i < 23; ++i) {
     options.block_dims.push_back(i);
-    options.block_alphas.push_back(100 + i);
+    options.block_alphas.push_back(i == 8 ? 0 : 100 + i);  // of a block that has none
     options.conv_block_dims.push_back(i == 4 ? 0 : 200 + i);
     options.conv_block_alphas.push_back(300 + i);
     options.block_lr_weight.push_back(i == 8 ? 0 : 0.25 * i);
@@ -129,9 +129,11 @@ TEST(LoraOptions, SayInOneSentenceWhatCannotBe) {
            {{.conv_dim = -1}, {"conv_dim"}},
            {{.block_dims = {4, 4}}, {"block_dims: expected 23 numbers", "got 2"}},
            {{.block_alphas = std::vector<double>(24, 1)}, {"block_alphas: expected 23 numbers", "got 24"}},
-           {{.conv_dim = 1, .conv_block_alphas = std::vector<double>(23, 0)}, {"conv_block_alphas", "above 0"}},
+           {{.conv_dim = 1, .conv_block_alphas = std::vector<double>(23, 0)}, {"conv_block_alphas", "above 0", "_2"}},
+           {{.block_alphas = std::vector<double>(23, -1)}, {"block_alphas", "0 or more"}},
            {{.block_lr_weight = std::vector<double>(23, -1)}, {"block_lr_weight", "0 or more, got -1"}},
            {{.block_lr_weight = std::vector<double>(23, 0), .preset = LoraPreset::unet_only}, {"conv_dim"}},
+           {{.conv_block_alphas = std::vector<double>(23, 1)}, {"conv_block_alphas", "give its rank"}},
            {{.part_lr = {0, 0, 0}}, {"no layer", "is left"}},
            {{.conv_dim = 4, .preset = LoraPreset::attn_only}, {"conv_dim", "attn-only has no convolutions"}},
            {{.exclude_patterns = {"attn1"}}, {"'attn1' matches none of the 986 layers", "attn-mlp", "whole name"}},
