@@ -139,11 +139,9 @@ const Rule rules[] = {
      [](const Look& l) { return l.begins("cond_stage_model.") || (l.unet_context() == 768 && !l.takes_sizes()); }},
     {"edm", "an SDXL model with EDM's parametrisation, which is not supported", Use::none, "",
      [](const Look& l) { return l.begins("edm_"); }},
-    {"scaled-f8", "a model whose F8 weights have scales of their own (scaled_fp8), which is not supported", Use::none,
-     "give the same model in F16, BF16 or plain F8",
-     [](const Look& l) {
-       return l.contains("scaled_fp8") || l.contains(".scale_weight") || l.contains(".weight_scale");
-     }},
+    {"scaled", "a model whose weights have scales for blocks or rows of them, which is not supported", Use::none,
+     "give the same model in F16, BF16 or F8 with one scale for each weight",
+     [](const Look& l) { return l.contains(".scale_weight") || l.contains(".weight_scale"); }},
     {"sdxl", "an SDXL model", Use::whole, "",
      [](const Look& l) { return l.is_unet() && l.takes_sizes() && (l.is_vae() || l.has_text_encoders()); }},
     {"sdxl-unet", "an SDXL UNet", Use::unet, as_part + std::string("--unet"),

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "flame/ops/pointwise.h"
+
 namespace eri {
 
 using namespace flame;
@@ -70,11 +72,22 @@ std::vector<SafetensorsFile> open_shards(const fs::path& index, const std::map<s
 
 }  // namespace
 
+// ComfyUI's scaled F8: a weight is what is stored of it times one number, in f32. How the names of such numbers end,
+// and those of tensors beside them that say nothing of the weights.
+constexpr std::string_view scale_endings[] = {".scale_weight", ".weight_scale"};
+constexpr std::string_view beside_scales[] = {".scale_input", ".input_scale", "scaled_fp8", ".comfy_quant"};
+
+template <class Endings>
+bool ends_with_one(std::string_view name, const Endings& endings) {
+  return std::ranges::any_of(endings, [=](std::string_view ending) { return name.ends_with(ending); });
+}
+
 struct WeightFiles::State {
   fs::path path;
   std::vector<SafetensorsFile> files;
   Entries entries;
   std::map<std::string, size_t> file_of;
+  std::map<std::string, std::string> scale_of;  // weights, by name
 
   explicit State(const fs::path& where) : path(fs::is_directory(where) ? find_in(where) : where) {
     const auto shard_of = is_index(path) ? read_index(path) : std::map<std::string, std::string>();
@@ -90,6 +103,28 @@ struct WeightFiles::State {
         fail(path.string(), ": tensor ", name, " should be in ", shard,
              ", which has none of this name; download both again");
     }
+    hide_scales();
+  }
+
+  // From here on a scaled weight is one of f32.
+  void hide_scales() {
+    for (const auto& [name, entry] : entries) {
+      if (!ends_with_one(name, scale_endings) || entry.shape.numel() != 1) continue;
+      const std::string weight = name.substr(0, name.rfind('.')) + ".weight";
+      const auto found = entries.find(weight);
+      if (found == entries.end() || !found->second.stored.starts_with("F8")) continue;
+      scale_of[weight] = name;
+      found->second.dtype = DType::f32;
+      found->second.stored = found->second.stored == "F8_E4M3" ? "F8_E4M3 scaled" : "F8_E5M2 scaled";
+    }
+    if (scale_of.empty()) return;
+    for (const auto& [weight, scale] : scale_of) entries.erase(scale);
+    std::erase_if(entries, [](const auto& entry) { return ends_with_one(entry.first, beside_scales); });
+  }
+
+  Tensor stored(const std::string& name) const {
+    const auto found = file_of.find(name);
+    return files[found == file_of.end() ? 0 : found->second].tensor(name);
   }
 };
 
@@ -100,8 +135,10 @@ const std::vector<SafetensorsFile>& WeightFiles::files() const { return state_->
 const WeightFiles::Entries& WeightFiles::entries() const { return state_->entries; }
 
 Tensor WeightFiles::tensor(const std::string& name) const {
-  const auto found = state_->file_of.find(name);
-  return state_->files[found == state_->file_of.end() ? 0 : found->second].tensor(name);
+  const auto scale = state_->scale_of.find(name);
+  if (scale == state_->scale_of.end()) return state_->stored(name);
+  const float factor = state_->stored(scale->second).to(DType::f32).to_host<float>().front();
+  return state_->stored(name).to(DType::f32) * factor;
 }
 
 size_t WeightFiles::bytes() const {

@@ -13,6 +13,7 @@
 namespace eri {
 
 // The tensors of a safetensors file, or of the several (shards) that an index, FILE.safetensors.index.json, names.
+// Weights in F8 with a scale beside them are read as their product, f32; the scales are not among the entries.
 // Copies share the mapped files.
 class WeightFiles {
  public:

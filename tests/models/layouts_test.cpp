@@ -243,6 +243,47 @@ TEST_F(Layouts, OfNarrowPrecisionsAreTheModelOfTheirValues) {
   }
 }
 
+// ComfyUI's two ways of saying by what a weight's numbers in F8 are to be multiplied.
+TEST_F(Layouts, OfScaledF8AreTheModelOfTheirProducts) {
+  const auto e4m3_bytes = [](f16 x) { return bytes_of(upper_half(x)); };
+  for (const auto& [scale_ending, input_ending] :
+       {std::pair{".scale_weight", ".scale_input"}, {".weight_scale", ".input_scale"}}) {
+    SCOPED_TRACE(scale_ending);
+    std::map<std::string, Raw> scaled = stored_as("F8_E4M3", single_, e4m3_bytes),
+                               products =
+                                   stored_as("F32", single_, [](f16 x) { return bytes_of(e4m3(upper_half(x))); });
+    int count = 0;
+    for (const auto& [name, raw] : std::map<std::string, Raw>(scaled)) {
+      if (!name.ends_with(".weight") || raw.shape.rank() != 2) continue;
+      const float scale = 0.3f + 0.01f * static_cast<float>(++count);
+      const std::string stem = name.substr(0, name.size() - std::string(".weight").size());
+      scaled[stem + scale_ending] = {"F32", count % 2 ? Shape{} : Shape{1}, bytes_of(scale)};
+      scaled[stem + input_ending] = {"F32", {}, bytes_of(2.0f)};
+      std::string& bytes = products.at(name).bytes;
+      for (size_t at = 0; at < bytes.size(); at += sizeof(float)) {
+        float value;
+        std::memcpy(&value, bytes.data() + at, sizeof value);
+        value *= scale;
+        std::memcpy(bytes.data() + at, &value, sizeof value);
+      }
+    }
+    scaled["scaled_fp8"] = {"F8_E4M3", {2}, std::string(2, '\0')};
+    const auto file = *folder_ / "scaled.safetensors", wide = *folder_ / "products.safetensors";
+    write_raw(file, scaled);
+    write_raw(wide, products);
+    const Tensors expected = all_weights(Checkpoint(wide)), actual = all_weights(Checkpoint(file));
+    ASSERT_EQ(actual.size(), expected.size());
+    for (const auto& [name, weight] : expected) {
+      const Tensor found = actual.at(name).to(DType::f32);
+      ASSERT_EQ(std::memcmp(found.raw(), weight.raw(), weight.bytes()), 0) << name;
+    }
+    const Inventory inventory = inventory_of(file);
+    EXPECT_EQ(inventory.kind.id, "sdxl");
+    EXPECT_EQ(inventory.parts.at("UNet").parameters, 9'643'844);
+    EXPECT_GT(inventory.parts.at("UNet").precisions.at("F8_E4M3 scaled"), 4'000'000);
+  }
+}
+
 TEST_F(Layouts, AreReplacedByTheirParts) {
   Tensors tensors = part("first_stage_model.", same);
   tensors["decoder.conv_out.bias"] = Tensor::full({3}, 7).to(DType::f16);
