@@ -24,7 +24,7 @@ Tensor shaped(const std::string& name, const char* factor, const Tensor& value, 
       value.numel() == expected.numel() && value.dim(0) == expected[0] && value.dim(-1) == expected.dim(-1);
   if (!same_matrix)
     fail("LoRA module ", name, ": ", factor, " has shape ", file_shape(value.shape()), ", the layer needs ",
-         file_shape(expected));
+         file_shape(expected), ": it was trained on another model, take one for this model's family");
   return value.view(expected);
 }
 

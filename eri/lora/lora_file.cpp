@@ -37,10 +37,12 @@ LoRA::Module read_module(const flame::SafetensorsFile& file, const std::string& 
   if (module.rank() != module.up.dim(-1))
     fail("module ", name, ": lora_down has rank ", module.rank(), ", lora_up has ", module.up.dim(-1));
   module.alpha = tensors.alpha.empty() ? static_cast<double>(module.rank()) : file.tensor(tensors.alpha).item();
-  if (module.alpha == 0 || !std::isfinite(module.alpha))
-    fail(tensors.alpha, " is ", module.alpha,
-         ", which programs read differently (sd-scripts as the rank, ComfyUI as no ",
-         "effect): set it to the alpha of the training");
+  if (!std::isfinite(module.alpha))
+    fail(tensors.alpha, " is not finite: its training has diverged; take an earlier save");
+  if (module.alpha == 0)
+    fail(tensors.alpha,
+         " is 0, which programs read differently (sd-scripts as the rank, ComfyUI as no effect): set it to ",
+         "the alpha of the training");
   return module;
 }
 

@@ -76,7 +76,11 @@ void SDXLSampler::add_lora(const std::filesystem::path& file, double strength) {
   const LoRA lora = LoRA::from_safetensors(file, models_->targets);
   for (const std::string& warning : lora.warnings()) std::cerr << "warning: " << warning << std::endl;
   models_->loras.emplace_back(lora, strength);
-  models_->apply();
+  try {
+    models_->apply();
+  } catch (const flame::Error& error) {
+    flame::fail(file.string(), ": ", error.what());
+  }
 }
 
 void SDXLSampler::prepare() {

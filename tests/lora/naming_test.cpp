@@ -277,6 +277,36 @@ TEST_F(NamesInLoras, OfAnotherModelIsRefusedWithAReason) {
   expect_part(with("surprise"), "surprise");
 }
 
+// As sd-scripts writes a whole LoRA for Stable Diffusion 1.5: some of its names are SDXL's, too.
+TEST_F(NamesInLoras, OfAWholeLoraForStableDiffusion1AreRefused) {
+  Tensors all, shared;
+  const auto add = [](Tensors& to, const std::string& module, int64_t in, int64_t out) {
+    to[module + ".lora_down.weight"] = Tensor::ones({4, in});
+    to[module + ".lora_up.weight"] = Tensor::ones({out, 4});
+    to[module + ".alpha"] = Tensor::full({}, 4);
+  };
+  for (const auto& [block, width] : {std::pair{"down_blocks_0_attentions_0", 320},
+                                     {"down_blocks_1_attentions_0", 640},
+                                     {"mid_block_attentions_0", 1280},
+                                     {"up_blocks_3_attentions_2", 320}}) {
+    const std::string place = std::string("lora_unet_") + block + "_transformer_blocks_0_";
+    add(all, place + "attn1_to_q", width, width);
+    add(all, place + "attn2_to_k", 768, width);
+  }
+  add(all, "lora_te_text_model_encoder_layers_0_mlp_fc1", 768, 3072);
+  const std::string message = refusal(all);
+  expect_part(message, ": this is a LoRA for Stable Diffusion 1 or 2 (");
+  expect_part(message, "): take one trained on SDXL");
+
+  // Names that SDXL has too are refused for their shapes.
+  const std::string module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k";
+  add(shared, module, 768, 1280);
+  const std::vector<std::pair<LoRA, double>> loras = {{read(shared), 1}};
+  const std::string by_shape = error_of([&] { apply_loras(loras, targets_); });
+  expect_part(by_shape, "lora_down has shape [4, 768], the layer needs [4, ");
+  expect_part(by_shape, "trained on another model");
+}
+
 // Each kind of module that people's files have and eri does not read, in one sentence that lists its tensors.
 TEST_F(NamesInLoras, OfOtherKindsAreRefusedBySentencesThatNameThem) {
   const std::string module = rows_[0].name, extract = "merge it into its base model", out = "take them out of the file";
@@ -393,6 +423,8 @@ TEST_F(NamesInLoras, DoesNotHideBadValues) {
   Tensors all = tensors(kohya);
   all[name + ".alpha"] = Tensor::full({}, 0);
   expect_part(refusal(all), name + ".alpha is 0, which programs read differently");
+  all[name + ".alpha"] = Tensor::full({}, std::numeric_limits<double>::quiet_NaN());
+  expect_part(refusal(all), name + ".alpha is not finite: its training has diverged");
 }
 
 }  // namespace
