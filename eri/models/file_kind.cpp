@@ -58,6 +58,7 @@ class Look {
   bool is_clip() const {
     return begins("encoder.layers.") || contains("text_model.encoder.layers.") || contains("transformer.resblocks.");
   }
+  int64_t clip_width() const { return extent("token_embedding.weight", 1); }
   bool is_lora() const {
     return contains("lora_down.") || contains(".lora_A") || contains("lora.down.") ||
            contains("lora_linear_layer.down.");
@@ -149,6 +150,10 @@ const Rule rules[] = {
     {"unet", "a UNet of another family than SDXL", Use::none, "", [](const Look& l) { return l.is_unet(); }},
     {"t5", "a T5 text encoder", Use::none, "",
      [](const Look& l) { return l.contains("SelfAttention.relative_attention_bias."); }},
+    {"clip-l", "the text encoder CLIP-L", Use::text_encoder, as_part + std::string("--clip_l"),
+     [](const Look& l) { return l.is_clip() && !l.is_vae() && l.clip_width() == 768; }},
+    {"clip-g", "the text encoder CLIP-G", Use::text_encoder, as_part + std::string("--clip_g"),
+     [](const Look& l) { return l.is_clip() && !l.is_vae() && l.clip_width() == 1280; }},
     {"clip", "a text encoder", Use::text_encoder, as_part + std::string("--clip_l or --clip_g"),
      [](const Look& l) { return l.is_clip() && !l.is_vae(); }},
     {"vae-other", "a VAE of another family than SDXL, whose latents have 4 channels", Use::none, "",

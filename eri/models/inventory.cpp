@@ -50,6 +50,8 @@ constexpr Named alone[] = {
     {"unet", kUNet},
     {"vae", kVae},
     {"clip", "text encoder"},
+    {"clip-l", kClipL},
+    {"clip-g", kClipG},
     {"inpainting", kUNet},
     {"pix2pix", kUNet},
     {"sd1", kUNet},
@@ -78,9 +80,11 @@ void add_files(Inventory& inventory, const WeightFiles& weights) {
   inventory.bytes += weights.bytes();
 }
 
-void add(Inventory& inventory, const std::string& part, const SafetensorsFile::Entry& entry) {
-  inventory.parts[part].add(entry);
-  inventory.whole.add(entry);
+void add(Inventory& inventory, const std::string& part, const SafetensorsFile::Entry& entry, bool has_parameters) {
+  for (Inventory::Count* count : {&inventory.parts[part], &inventory.whole}) {
+    ++count->tensors;
+    if (has_parameters) count->add(entry);
+  }
 }
 
 Inventory of_folder(const fs::path& folder) {
@@ -90,7 +94,7 @@ Inventory of_folder(const fs::path& folder) {
     if (!fs::is_directory(folder / place)) continue;
     const WeightFiles weights(folder / place);
     add_files(inventory, weights);
-    for (const auto& [name, entry] : weights.entries()) add(inventory, part, entry);
+    for (const auto& [name, entry] : weights.entries()) add(inventory, part, entry, true);
     if (!unet) unet = weights.entries();  // or the transformer: the first that there is
   }
   inventory.kind = kind_of(*unet);
@@ -104,14 +108,16 @@ Inventory of_file(const fs::path& path) {
   Inventory inventory;
   inventory.kind = kind_of(weights.entries());
   add_files(inventory, weights);
-  for (const auto& [name, entry] : weights.entries()) add(inventory, part_of(name, inventory.kind), entry);
+  for (const auto& [name, entry] : weights.entries()) {
+    const bool is_alpha = inventory.kind.use == FileKind::Use::lora && name.ends_with(".alpha");
+    add(inventory, part_of(name, inventory.kind), entry, !is_alpha);
+  }
   return inventory;
 }
 
 }  // namespace
 
 void Inventory::Count::add(const SafetensorsFile::Entry& entry) {
-  ++tensors;
   if (!is_floating(entry.dtype)) return;
   parameters += entry.shape.numel();
   precisions[std::string(entry.stored)] += entry.shape.numel();

@@ -8,14 +8,14 @@ namespace eri {
 struct Inventory {
   struct Count {
     int64_t parameters = 0, tensors = 0;
-    std::map<std::string, int64_t> precisions;  // parameters by the format's name: "F16"
-    void add(const flame::SafetensorsFile::Entry& entry);
+    std::map<std::string, int64_t> precisions;             // parameters by the format's name: "F16"
+    void add(const flame::SafetensorsFile::Entry& entry);  // its parameters
   };
 
   FileKind kind;
   std::vector<std::filesystem::path> files;
   size_t bytes = 0;
-  std::map<std::string, Count> parts;  // "UNet", "VAE", ..., and "other"; integers (position ids) are no parameters
+  std::map<std::string, Count> parts;  // "UNet", "VAE", ..., and "other"; integers and alphas are no parameters
   Count whole;
   std::string parametrization;  // a sentence; empty where there is no SDXL UNet
   flame::Metadata metadata;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "eri/models/inventory.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
 #include "tests/io/files.h"
@@ -121,6 +122,26 @@ TEST(LoraInventory, NamesAllNamingSchemesOfAMixedFile) {
                                         {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", down},
                                         {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight", up}});
   EXPECT_EQ(lora.naming, "kohya's, with diffusers' block numbers and kohya's, with a single file's block numbers");
+}
+
+TEST(LoraInventory, CountsBlocksByNumberAndParametersWithoutAlphas) {
+  const TemporaryFolder folder;
+  std::map<std::string, Tensor> tensors;
+  for (const char* block : {"9", "10", "1"}) {
+    const std::string module = std::string("lora_unet_double_blocks_") + block + "_img_mod_lin";
+    tensors[module + ".lora_down.weight"] = Tensor::ones({2, 3});
+    tensors[module + ".lora_up.weight"] = Tensor::ones({4, 2});
+    tensors[module + ".alpha"] = Tensor::ones({});
+  }
+  write_safetensors(folder / "lora.safetensors", tensors);
+  std::vector<std::string> names;
+  for (const auto& [name, block] : lora_inventory_of(WeightFiles(folder / "lora.safetensors")).blocks)
+    names.push_back(name);
+  EXPECT_EQ(names, (std::vector<std::string>{"double_blocks.1", "double_blocks.9", "double_blocks.10"}));
+  const Inventory inventory = inventory_of(folder / "lora.safetensors");
+  EXPECT_EQ(inventory.kind.id, "lora-flux");
+  EXPECT_EQ(inventory.parts.at("LoRA").tensors, 9);
+  EXPECT_EQ(inventory.whole.parameters, 3 * 14);
 }
 
 TEST(LoraInventory, ListsWhatIsNoModule) {
