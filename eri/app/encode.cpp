@@ -51,8 +51,9 @@ void encode_clip(const CLIPTextEncoder& encoder, const std::string& name, int32_
                 << " tokens; --max_token_length may be raised" << std::endl;
     const auto framed = chunks > 0 ? caption_chunks(ids, chunks, pad) : prompt_chunks(tokenizer, texts[i], pad);
     out[place + "ids"] = ids_of(framed, flame::Device::cpu());
-    const auto [hidden, pooled] = chunks > 0 ? encode_captions(encoder, tokenizer, pad, one, chunks)
-                                             : encode_prompts(encoder, tokenizer, pad, one);
+    const auto [hidden, pooled] =
+        chunks > 0 ? encode_captions(encoder, caption_ids(tokenizer, pad, one, chunks, encoder.device()))
+                   : encode_prompts(encoder, tokenizer, pad, one);
     out[place + "context"] = hidden;
     if (pooled.defined()) out[place + "pooled"] = pooled;
   }

@@ -22,8 +22,9 @@ void run(const Arguments& arguments) {
   const ImageDataset dataset = scan_folder(arguments.folder, {.width = config.resolution.width,
                                                               .height = config.resolution.height,
                                                               .caption_extension = arguments.caption_extension});
-  const auto family = load_sdxl(open_model(arguments.model), arguments.machine.chosen_device(),
-                                arguments.machine.chosen_dtype(), arguments.machine.no_half_vae);
+  const auto family =
+      load_sdxl(open_model(arguments.model), arguments.machine.chosen_device(),
+                {.dtype = arguments.machine.chosen_dtype(), .no_half_vae = arguments.machine.no_half_vae});
   family->load_network();
   if (!arguments.lora.empty())
     apply_loras(std::vector{std::pair{LoRA::from_safetensors(arguments.lora, family->all_targets()), 1.0}},

@@ -121,7 +121,8 @@ LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
   const LoraPreset preset = preset_of(options);
   LoraSites chosen;
   for (const LoraSite& site : sites)
-    if (is_lora_target(site.part, site.path, preset)) chosen.push_back(site);
+    if (options.part_lr[static_cast<size_t>(site.part)] > 0 && is_lora_target(site.part, site.path, preset))
+      chosen.push_back(site);
   const LayerPatterns exclude("exclude_patterns", options.exclude_patterns);
   const LayerPatterns include("include_patterns", options.include_patterns);
   const std::string layers = flame::text("the ", chosen.size(), " layers of the preset ", name_of(preset));

@@ -3,6 +3,7 @@
 #include "eri/models/checkpoint.h"
 #include "flame/ops/layout.h"
 #include "flame/ops/pointwise.h"
+#include "flame/ops/reduce.h"
 
 namespace eri {
 
@@ -12,17 +13,17 @@ namespace {
 
 constexpr int32_t kEnd = 49407;
 
-// Where in [N T] rows the first end token of each of N texts stands; its first row where there is none, as in
-// sd-scripts and ComfyUI.
-Tensor first_ends(const Tensor& ids) {
-  const int64_t n = ids.dim(0), length = ids.dim(1);
-  const std::vector<int32_t> host = ids.to_host<int32_t>();
-  std::vector<int32_t> rows(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) {
-    const auto begin = host.begin() + i * length, end = begin + length, first = std::find(begin, end, kEnd);
-    rows[i] = static_cast<int32_t>((first == end ? begin : first) - host.begin());
-  }
-  return Tensor::from(rows, {n}, ids.device());
+// [N, T]: 1 where the first end token of each of N texts stands, at its first token where there is none, as in
+// sd-scripts and ComfyUI; 0 elsewhere. `places` are 0 .. T - 1. The host does not look at the ids: a step that is
+// captured encodes too.
+Tensor first_ends(const Tensor& ids, const Tensor& places) {
+  const auto number = [&](double value) { return Tensor::full({}, value, DType::f32, ids.device()); };
+  const Tensor is_end = equal(ids, Tensor::full({}, kEnd, DType::i32, ids.device())).to(DType::f32);
+  const Tensor is_not_after = (places.view({ids.dim(1), 1}) <= places).to(DType::f32);
+  const Tensor ends_so_far = is_end.matmul(is_not_after);
+  const Tensor before = sum(equal(ends_so_far, number(0)).to(DType::f32), {1}, true);  // the first end: T if none
+  const Tensor first = where(before < number(static_cast<double>(ids.dim(1))), before, number(0));
+  return equal(places, first).to(DType::f32);
 }
 
 }  // namespace
@@ -46,6 +47,7 @@ CLIPTextEncoder::CLIPTextEncoder(const Scope& scope, Activation activation, int6
     : Module(scope),
       tokens_(scope / "text_model.embeddings.token_embedding"),
       positions_(scope / "text_model.embeddings.position_embedding"),
+      places_(Tensor::arange(positions_.count(), DType::f32, scope.device())),
       final_norm_(scope / "text_model.final_layer_norm", 1e-5f, tokens_.width()) {
   const Scope layers = scope / "text_model.encoder.layers";
   for (int i = 0; i < layers.count(); ++i) layers_.emplace_back(layers / i, width(), head_width, activation);
@@ -79,8 +81,9 @@ TextEncoding CLIPTextEncoder::encode(const Tensor& ids, bool pooled) const {
 }
 
 Tensor CLIPTextEncoder::pool(const Tensor& h, const Tensor& ids) const {
-  const Tensor rows = h.reshape({h.dim(0) * h.dim(1), h.dim(2)});        // [N T, width]
-  return (*projection_)(final_norm_(embedding(rows, first_ends(ids))));  // [N, projection]
+  const Tensor picks = first_ends(ids, places_.rows(0, ids.dim(1))).to(h.dtype());  // [N, T]
+  const Tensor ends = picks.view({h.dim(0), 1, h.dim(1)}).matmul(h);                // [N, 1, width]
+  return (*projection_)(final_norm_(ends.reshape({h.dim(0), h.dim(2)})));           // [N, projection]
 }
 
 }  // namespace eri

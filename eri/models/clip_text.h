@@ -45,6 +45,7 @@ class CLIPTextEncoder : public flame::Module {
   Tensor pool(const Tensor& h, const Tensor& ids) const;
 
   flame::Embedding tokens_, positions_;
+  Tensor places_;  // f32: 0 .. max_tokens() - 1
   std::vector<Layer> layers_;
   flame::LayerNorm final_norm_;
   std::optional<flame::Linear> projection_;

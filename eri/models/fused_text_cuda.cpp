@@ -59,34 +59,59 @@ Matrix FusedText::ranks_of(const Batch& batch, const Tensor& low) const {
 }
 
 Tensor FusedText::operator()(const Tensor& context) const {
-  require(!wants(context), "FusedText", "the context may not want a gradient");
   const cudaStream_t on = cuda::stream(device_);
   const int64_t rows = context.dim(0) * context.dim(1);
   const Matrix x = cuda::matrix(context, rows, context.dim(2));
   const Tensor y = Tensor::empty({context.dim(0), context.dim(1), width()}, dtype_, device_);
   cuda::product(device_, on, x, false, cuda::matrix(weight_), true, cuda::matrix(y, rows, width()));
-  if (!rank_) return y;
-  const Tensor low = Tensor::empty({rows, down_.dim(0)}, dtype_, device_);
-  cuda::product(device_, on, x, false, cuda::matrix(down_), true, cuda::matrix(low));
-  for (const Batch& batch : batches_)
-    cuda::product(device_, on, ranks_of(batch, low), false, cuda::matrix(batch.up), true, columns_of(batch, y),
-                  {.beta = 1});
-  if (std::none_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.trains(); })) return y;
-  Tape::current()->count(low.bytes() + context.bytes());
-  return record_always("fused_text", y, {},
-                       [this, context = context.detach(), low](const Tensor& dy, GradientMap& gradients) {
-                         add_gradients(context, low, dy, gradients);
+  Tensor low;
+  if (rank_) {
+    low = Tensor::empty({rows, down_.dim(0)}, dtype_, device_);
+    cuda::product(device_, on, x, false, cuda::matrix(down_), true, cuda::matrix(low));
+    for (const Batch& batch : batches_)
+      cuda::product(device_, on, ranks_of(batch, low), false, cuda::matrix(batch.up), true, columns_of(batch, y),
+                    {.beta = 1});
+  }
+  const SlotPtr dcontext_to = wants(context);
+  const bool trains = std::any_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.trains(); });
+  if (!trains && !dcontext_to) return y;
+  const Tensor kept = trains ? context.detach() : Tensor(), kept_low = trains ? low : Tensor();
+  if (trains) Tape::current()->count(low.bytes() + context.bytes());
+  return record_always("fused_text", y, std::span(&context, 1),
+                       [this, kept, kept_low, dcontext_to](const Tensor& dy, GradientMap& gradients) {
+                         const Tensor dlow = low_gradient(dy);
+                         if (kept.defined()) add_gradients(kept, kept_low, dy, dlow, gradients);
+                         if (dcontext_to) gradients.add(dcontext_to, context_gradient(dy, dlow));
                        });
 }
 
-void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Tensor& dy,
+// Of what the layers' first factors give, [rows, all ranks]; none without adapters.
+Tensor FusedText::low_gradient(const Tensor& dy) const {
+  if (!rank_) return {};
+  const Tensor dlow = Tensor::empty({dy.dim(0) * dy.dim(1), down_.dim(0)}, dtype_, device_);
+  for (const Batch& batch : batches_)
+    cuda::product(device_, cuda::stream(device_), columns_of(batch, dy), false, cuda::matrix(batch.up), false,
+                  ranks_of(batch, dlow));
+  return dlow;
+}
+
+Tensor FusedText::context_gradient(const Tensor& dy, const Tensor& dlow) const {
+  const cudaStream_t on = cuda::stream(device_);
+  const int64_t rows = dy.dim(0) * dy.dim(1), in = weight_.dim(1);
+  const Tensor dcontext = Tensor::empty({dy.dim(0), dy.dim(1), in}, dtype_, device_);
+  const Matrix to = cuda::matrix(dcontext, rows, in);
+  cuda::product(device_, on, cuda::matrix(dy, rows, width()), false, cuda::matrix(weight_), false, to);
+  if (rank_) cuda::product(device_, on, cuda::matrix(dlow), false, cuda::matrix(down_), false, to, {.beta = 1});
+  return dcontext;
+}
+
+void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Tensor& dy, const Tensor& dlow,
                               GradientMap& gradients) const {
   const cudaStream_t on = cuda::stream(device_);
   const int64_t ranks = down_.dim(0), in = down_.dim(1);
   // [ranks, in], and behind it [width, rank_].
   const int64_t ups = ranks * in;
   const Tensor sums = Tensor::empty({ups + width() * rank_}, DType::f32, device_);
-  const Tensor dlow = Tensor::empty(low.shape(), dtype_, device_);
   for (const Batch& batch : batches_) {
     const Matrix slopes = columns_of(batch, dy);
     const Matrix up_sums = {sums.raw() + static_cast<size_t>(ups + batch.first_column * rank_) * sizeof(float),
@@ -97,7 +122,6 @@ void FusedText::add_gradients(const Tensor& context, const Tensor& low, const Te
                             batch.count,
                             batch.out * rank_};
     cuda::product(device_, on, slopes, true, ranks_of(batch, low), false, up_sums);
-    cuda::product(device_, on, slopes, false, cuda::matrix(batch.up), false, ranks_of(batch, dlow));
   }
   cuda::product(device_, on, cuda::matrix(dlow), true, cuda::matrix(context, dlow.dim(0), in), false,
                 {sums.raw(), DType::f32, ranks, in, in});

@@ -29,8 +29,10 @@ class FusedText {
   // The parts of [rows, width()] and of [rows, all ranks] that belong to a batch, as batched matrices.
   flame::cuda::Matrix columns_of(const Batch& batch, const flame::Tensor& all) const;
   flame::cuda::Matrix ranks_of(const Batch& batch, const flame::Tensor& low) const;
+  flame::Tensor low_gradient(const flame::Tensor& dy) const;
+  flame::Tensor context_gradient(const flame::Tensor& dy, const flame::Tensor& dlow) const;
   void add_gradients(const flame::Tensor& context, const flame::Tensor& low, const flame::Tensor& dy,
-                     flame::GradientMap& gradients) const;
+                     const flame::Tensor& dlow, flame::GradientMap& gradients) const;
   const flame::Tensor& table_of(const std::vector<flame::cuda::GradientPart>& parts) const;
 
   flame::Device device_;

@@ -40,15 +40,20 @@ Tensor ids_of(std::span<const ClipChunk> chunks, Device device) {
   return Tensor::from(ids, {std::ssize(chunks), kLength}, device);
 }
 
-TextEncoding encode_captions(const CLIPTextEncoder& encoder, const ClipTokenizer& tokenizer, int32_t pad,
-                             std::span<const std::string> captions, int64_t chunks) {
+Tensor caption_ids(const ClipTokenizer& tokenizer, int32_t pad, std::span<const std::string> captions, int64_t chunks,
+                   Device device) {
   std::vector<ClipChunk> all;
   for (const std::string& caption : captions) {
     for (const ClipChunk& chunk : caption_chunks(tokenizer.encode(caption), chunks, pad)) all.push_back(chunk);
   }
-  const auto [hidden, pooled] = encoder.encode(ids_of(all, encoder.device()));  // [N chunks, 77, width]
+  return ids_of(all, device).view({std::ssize(captions), chunks, kLength});
+}
+
+TextEncoding encode_captions(const CLIPTextEncoder& encoder, const Tensor& ids) {
+  const int64_t n = ids.dim(0), chunks = ids.dim(1);
+  const auto [hidden, pooled] = encoder.encode(ids.view({n * chunks, kLength}));  // [N chunks, 77, width]
   if (chunks == 1) return {hidden, pooled};
-  const int64_t n = std::ssize(captions), width = hidden.dim(2);
+  const int64_t width = hidden.dim(2);
   const Tensor whole = hidden.reshape({n, chunks * kLength, width});
   const Tensor inner = hidden.narrow(1, 1, kChunkTokens).reshape({n, chunks * kChunkTokens, width});
   const Tensor start = whole.narrow(1, 0, 1), end = whole.narrow(1, chunks * kLength - 1, 1);
@@ -96,9 +101,22 @@ TextEncoders TextEncoders::from_checkpoint(const Checkpoint& checkpoint, Device 
           .clip_g = CLIPTextEncoder::from_checkpoint(checkpoint, TextPart::clip_g, device, dtype)};
 }
 
+Tensor TextEncoders::caption_ids(std::span<const std::string> captions, int64_t chunks, Device device) const {
+  const auto ids = [&](int32_t pad) { return eri::caption_ids(tokenizer, pad, captions, chunks, device); };
+  return stack({ids(ClipTokenizer::kPadL), ids(ClipTokenizer::kPadG)}, 1);
+}
+
+TextConditioning TextEncoders::encode(const Tensor& caption_ids) const {
+  require(caption_ids.rank() == 4 && caption_ids.dim(1) == 2 && caption_ids.dim(3) == kLength, "TextEncoders",
+          "expected ids [N, 2, chunks, ", kLength, "], got ", caption_ids.shape());
+  const auto ids = [&](int64_t encoder) {
+    return caption_ids.narrow(1, encoder, 1).view(caption_ids.shape().without(1));
+  };
+  return side_by_side(encode_captions(clip_l, ids(0)), encode_captions(clip_g, ids(1)));
+}
+
 TextConditioning TextEncoders::captions(std::span<const std::string> captions, int64_t chunks) const {
-  return side_by_side(encode_captions(clip_l, tokenizer, ClipTokenizer::kPadL, captions, chunks),
-                      encode_captions(clip_g, tokenizer, ClipTokenizer::kPadG, captions, chunks));
+  return encode(caption_ids(captions, chunks, clip_l.device()));
 }
 
 TextConditioning TextEncoders::prompts(std::span<const std::string> prompts) const {

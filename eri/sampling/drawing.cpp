@@ -46,9 +46,7 @@ Tensor LatentSampler::operator()(const Tensor& noise, const Conditioning& condit
                  "expected noise of shape [N, C, h, w] and a condition of N or 2 N rows, got ", noise.shape(), " and ",
                  rows);
   Estimator& at = estimator_for(noise, condition, how.cfg_rescale != 0 && rows == 2 * noise.dim(0));
-  at.condition.context.copy_from(condition.context);
-  at.condition.pooled.copy_from(condition.pooled);
-  at.condition.time_ids.copy_from(condition.time_ids);
+  at.condition.copy_from(condition);
 
   // What estimates are told besides x, all of them: the device takes a row of it at a time.
   const std::vector<double> levels = sigmas(how), estimated = estimated_sigmas(how.sampler, levels);
@@ -112,8 +110,7 @@ LatentSampler::Estimator& LatentSampler::estimator_for(const Tensor& noise, cons
                               .timesteps = Tensor::empty({condition.context.dim(0)}, DType::i64, device_),
                               .factors = Tensor::empty({1, factor_count}, DType::f32, device_),
                               .denoised = room_for(noise),
-                              .condition = {room_for(condition.context), room_for(condition.pooled),
-                                            room_for(condition.time_ids)},
+                              .condition = condition.map(room_for),
                               .rescaled = rescaled,
                               .work = {device_, graphs_}})
       .first->second;

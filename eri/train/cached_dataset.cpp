@@ -122,17 +122,17 @@ void CachedDataset::encode_captions(const ImageDataset& dataset, const Family& f
     std::vector<std::string> texts;
     for (size_t i = first; i < first + count; ++i) texts.push_back(captions[i].first);
     const std::vector<SizeConditioning> any(at_once, dataset.samples().front().size);
-    const auto [context, pooled, ids] = family.encode_text(filled_up(texts, at_once), any);
-    const auto give_to_samples = [&, first, count](Tensor Conditioning::*part) {
-      return [this, &captions, part, first, count](const Tensor& arrived) {
+    Conditioning encoded = family.encode_text(filled_up(texts, at_once), any);
+    encoded.time_ids = {};  // each sample has its own
+    for (const auto part : Conditioning::parts()) {
+      if (!(encoded.*part).defined()) continue;
+      arrivals.add(encoded.*part, [this, &captions, part, first, count](const Tensor& arrived) {
         for (size_t k = 0; k < count; ++k) {
           for (size_t sample : captions[first + k].second)
             conditions_[sample].*part = arrived.rows(static_cast<int64_t>(k), 1);
         }
-      };
-    };
-    arrivals.add(context, give_to_samples(&Conditioning::context));
-    arrivals.add(pooled, give_to_samples(&Conditioning::pooled));
+      });
+    }
   }
   arrivals.finish();
 }
@@ -166,10 +166,12 @@ void CachedDataset::encode_pictures(const ImageDataset& dataset, const Family& f
 }
 
 CachedDataset::Batch CachedDataset::batch(const std::vector<size_t>& indices) const {
-  return {gather(indices, device_, [&](size_t i) { return latents_[i]; }),
-          {gather(indices, device_, [&](size_t i) { return conditions_[i].context; }),
-           gather(indices, device_, [&](size_t i) { return conditions_[i].pooled; }),
-           gather(indices, device_, [&](size_t i) { return conditions_[i].time_ids; })}};
+  Batch batch = {gather(indices, device_, [&](size_t i) { return latents_[i]; }), {}};
+  for (const auto part : Conditioning::parts()) {
+    if ((conditions_.front().*part).defined())
+      batch.condition.*part = gather(indices, device_, [&](size_t i) { return conditions_[i].*part; });
+  }
+  return batch;
 }
 
 }  // namespace eri

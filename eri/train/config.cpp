@@ -66,6 +66,8 @@ constexpr ConfigKey keys[] = {
     {"include_patterns", &TrainConfig::include_patterns, network_group, "and for those that get one all the same"},
     {"learning_rate", &TrainConfig::learning_rate, training_group, "step size of the optimiser"},
     {"unet_lr", &TrainConfig::unet_lr, training_group, "that of the UNet's LoRA; auto: learning_rate"},
+    {"text_encoder_lr", &TrainConfig::text_encoder_lr, training_group,
+     "trains the text encoders too, at this learning rate; two, 5e-5,1e-5: of CLIP-L and of CLIP-G, 0: not that one"},
     {"lr_scheduler", &TrainConfig::lr_scheduler, training_group,
      "constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial"},
     {"lr_warmup_steps", &TrainConfig::lr_warmup_steps, training_group, "steps in which the learning rate rises from 0"},
@@ -230,10 +232,11 @@ std::string joined(const toml::array& list, const ConfigKey& key) {
   return words;
 }
 
-// A list of numbers, or a text with commas as sd-scripts has it.
+// A list of numbers, one number, or a text with commas as sd-scripts has it.
 template <class Number>
 void read_numbers(const toml::node& node, const ConfigKey& key, TrainConfig& config, std::vector<Number>& numbers) {
   if (node.is_string()) return set_value(config, key, **node.as_string());
+  if (node.is_number()) return set_value(config, key, shortest(*node.value<double>()));
   if (!node.is_array()) fail(key.name, ": expected a list of numbers, got ", kind_of(node));
   numbers.clear();
   for (const toml::node& each : *node.as_array()) {
@@ -403,7 +406,13 @@ LoraOptions lora_options(const TrainConfig& config) {
                          .block_lr_weight = config.block_lr_weight,
                          .include_patterns = words(config.include_patterns),
                          .exclude_patterns = words(config.exclude_patterns)};
-  if (config.unet_lr) options.part_lr[static_cast<size_t>(LoraPart::unet)] = *config.unet_lr / config.learning_rate;
+  const auto set_rate = [&](LoraPart part, double rate) {
+    options.part_lr[static_cast<size_t>(part)] = rate / config.learning_rate;
+  };
+  const std::vector<double>& text = config.text_encoder_lr;
+  if (config.unet_lr) set_rate(LoraPart::unet, *config.unet_lr);
+  set_rate(LoraPart::clip_l, text.empty() ? 0 : text.front());
+  set_rate(LoraPart::clip_g, text.empty() ? 0 : text.back());
   if (config.lora_preset != "auto") options.preset = parse_lora_preset(config.lora_preset);
   return options;
 }
@@ -493,6 +502,9 @@ void validate(const TrainConfig& config) {
   positive("learning_rate", config.learning_rate);
   check(std::isfinite(config.learning_rate), "learning_rate: expected a finite number");
   if (config.unet_lr) not_negative("unet_lr", *config.unet_lr);
+  check(config.text_encoder_lr.size() <= 2, "text_encoder_lr: expected one number or two, got ",
+        config.text_encoder_lr.size());
+  for (const double rate : config.text_encoder_lr) not_negative("text_encoder_lr", rate);
   positive("max_train_steps", config.max_train_steps);
   check(config.max_train_steps <= std::numeric_limits<uint32_t>::max(), "max_train_steps: too many");
   positive("train_batch_size", config.train_batch_size);

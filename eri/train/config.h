@@ -40,7 +40,8 @@ struct TrainConfig {
   std::string lora_preset = "auto";
   std::string include_patterns, exclude_patterns;  // apart by spaces
   double learning_rate = 1e-4;
-  std::optional<double> unet_lr;  // none: learning_rate
+  std::optional<double> unet_lr;        // none: learning_rate
+  std::vector<double> text_encoder_lr;  // none: 0; one: of both text encoders; two: of CLIP-L and CLIP-G
   std::string lr_scheduler = "constant";
   int64_t lr_warmup_steps = 0;
   int64_t lr_scheduler_num_cycles = 1;

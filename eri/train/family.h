@@ -10,7 +10,7 @@
 #include "eri/diffusion/denoiser.h"
 #include "eri/diffusion/diffusion_loss.h"
 #include "eri/diffusion/training_noise.h"
-#include "eri/lora/targets.h"
+#include "eri/lora/lora_options.h"
 #include "eri/models/checkpoint.h"
 #include "eri/models/fused_unet.h"
 #include "flame/core/tensor.h"
@@ -22,10 +22,12 @@ class Family {
  public:
   virtual ~Family() = default;
 
-  // The encoders are there from the beginning; release_encoders() frees them before training, load_network() brings
-  // what is trained: a GPU need not hold both. Captions and sizes, one each, become rows; pixels are [N, 3, H, W].
+  // The encoders are there from the beginning; release_encoders() frees those that do not train, load_network() brings
+  // the network: a GPU need not hold both. Captions and sizes, one each, become rows; pixels are [N, 3, H, W]. Where
+  // text encoders train, rows have the captions' ids, which loss() encodes.
   virtual Conditioning encode_text(const std::vector<std::string>& captions,
                                    const std::vector<SizeConditioning>& sizes) const = 0;
+  virtual bool trains_text() const = 0;
   // Prompts as ComfyUI encodes them for drawing; captions are encoded as sd-scripts does for training.
   virtual Conditioning encode_prompts(const std::vector<std::string>& prompts,
                                       const std::vector<SizeConditioning>& sizes) const = 0;
@@ -47,9 +49,10 @@ class Family {
   // How much of `caption` its text encoders cut off, in tokens.
   virtual size_t tokens_cut(const std::string& caption) const = 0;
 
-  // Where training may put a LoRA, and there the layers, once the network is loaded; all that a LoRA file may change
-  // (while the encoders are there).
+  // Where training may put a LoRA. Once it has decided where, train() is told, before captions are encoded; there the
+  // layers are, once the network is loaded. All that a LoRA file may change (while all encoders are there).
   virtual LoraSites lora_sites() const = 0;
+  virtual void train(const LoraPlan& plan) = 0;
   virtual LoraTargets trained_targets() const = 0;
   virtual LoraTargets all_targets() const = 0;
 
@@ -72,11 +75,13 @@ class Family {
   virtual int64_t timesteps() const = 0;  // there are [0, timesteps())
 };
 
-// Stable Diffusion XL. The UNet and the text encoders compute in `dtype`, the autoencoder
-// in vae_dtype(). The UNet is loaded by load_network(). Captions are cut after `max_token_length` tokens, a multiple of
-// 75.
-std::unique_ptr<Family> load_sdxl(const Checkpoint& checkpoint, flame::Device device,
-                                  flame::DType dtype = flame::DType::f32, bool no_half_vae = false,
-                                  int64_t max_token_length = 75);
+struct SdxlOptions {
+  flame::DType dtype = flame::DType::f32;  // of the UNet and the text encoders; the autoencoder's is vae_dtype()
+  bool no_half_vae = false;
+  int64_t max_token_length = 75;  // what is kept of captions: a multiple of 75
+};
+
+// Stable Diffusion XL. The UNet is loaded by load_network().
+std::unique_ptr<Family> load_sdxl(const Checkpoint& checkpoint, flame::Device device, const SdxlOptions& options = {});
 
 }  // namespace eri

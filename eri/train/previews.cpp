@@ -40,10 +40,17 @@ Previews::Previews(const TrainConfig& config, const std::vector<SampleRequest>& 
     } catch (const flame::Error& error) {
       flame::fail(config.sample_prompts, ": '", request.prompt, "': ", error.what());
     }
-    const std::vector<std::string> texts = request.texts();
-    const std::vector<SizeConditioning> sizes(texts.size(), {height, width, 0, 0, height, width});
-    previews_.push_back({request, family.encode_prompts(texts, sizes), family.latent_shape(1, height, width)});
+    previews_.push_back(
+        {request, family.trains_text() ? Conditioning() : encoded(request), family.latent_shape(1, height, width)});
   }
+}
+
+Conditioning Previews::encoded(const SampleRequest& request) const {
+  const flame::ArenaScope arena(family_.device());
+  const std::vector<std::string> texts = request.texts();
+  const int64_t width = request.options.width, height = request.options.height;
+  const std::vector<SizeConditioning> sizes(texts.size(), {height, width, 0, 0, height, width});
+  return family_.encode_prompts(texts, sizes).map([](const Tensor& x) { return x.to(flame::Device::cpu()); });
 }
 
 fs::path Previews::draw(int64_t step) {
@@ -52,7 +59,8 @@ fs::path Previews::draw(int64_t step) {
     const Sampling how = request.sampling();
     const uint64_t seeds[] = {request.options.seed};
     latents.push_back(
-        sampler_(unit_noise(seeds, shape, family_.device(), NoiseSource::philox), condition, how,
+        sampler_(unit_noise(seeds, shape, family_.device(), NoiseSource::philox),
+                 family_.trains_text() ? encoded(request) : condition, how,
                  step_noise(how.sampler, seeds, shape, sampler_.sigmas(how), family_.device(), NoiseSource::philox)));
   }
   fs::create_directories(folder_);

@@ -16,7 +16,8 @@ constexpr size_t most_reports = 8;  // how far the CPU may run ahead
 
 std::vector<int64_t> key_of(const CachedDataset::Batch& batch) {
   std::vector<int64_t> key;
-  for (const Tensor* part : {&batch.latents, &batch.condition.context})
+  const auto& [context, pooled, time_ids, ids] = batch.condition;
+  for (const Tensor* part : {&batch.latents, ids.defined() ? &ids : &context})
     key.insert(key.end(), part->shape().begin(), part->shape().end());
   return key;
 }
@@ -49,9 +50,7 @@ void TrainStep::queue(int64_t step, double learning_rate, const std::vector<Cach
   for (const CachedDataset::Batch& given : batches) {
     Batch& batch = batch_like(given);
     batch.latents.copy_from(given.latents);
-    batch.condition.context.copy_from(given.condition.context);
-    batch.condition.pooled.copy_from(given.condition.pooled);
-    batch.condition.time_ids.copy_from(given.condition.time_ids);
+    batch.condition.copy_from(given.condition);
     counters_.copy_from(Tensor::from({static_cast<int32_t>(step), static_cast<int32_t>(first_sample)}, {2}));
     generator_.set_step(static_cast<uint32_t>(step));
     if (options_.noise.multires_noise_iterations > 0)
@@ -81,8 +80,7 @@ TrainStep::Batch& TrainStep::batch_like(const CachedDataset::Batch& given) {
   flame::PurposeScope purpose(flame::Purpose::data);
   const auto room_for = [&](const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), device_); };
   batch.latents = room_for(given.latents);
-  batch.condition = {room_for(given.condition.context), room_for(given.condition.pooled),
-                     room_for(given.condition.time_ids)};
+  batch.condition = given.condition.map(room_for);
   batch.multires = MultiresNoise(options_.noise, given.latents.shape(), device_);
   return batch;
 }

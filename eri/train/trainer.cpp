@@ -1,5 +1,6 @@
 #include "eri/train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -47,12 +48,14 @@ void check_output(const TrainConfig& config) {
 }
 
 // What the options mean for this model, which the optimiser must be able to train.
-void check_plan(const TrainConfig& config, const Family& family) {
+LoraPlan checked_plan(const TrainConfig& config, const Family& family) {
+  LoraPlan plan = plan_lora(family.lora_sites(), lora_options(config));
   std::set<double> factors;
-  for (const auto& [module, share] : plan_lora(family.lora_sites(), lora_options(config))) factors.insert(share.lr);
+  for (const auto& [module, share] : plan) factors.insert(share.lr);
   const std::string refusal =
       refuses_rates(choose_optimizer(config.optimizer_type, config.optimizer_args, config.weight_decay), factors);
   if (!refusal.empty()) fail("learning rates: ", refusal);
+  return plan;
 }
 
 // "memory: peak 0.61 GiB; now weights 0.09, ..."
@@ -80,6 +83,21 @@ std::future<void> open_libraries([[maybe_unused]] flame::Device device) {
     if (device.is_cuda()) return std::async(std::launch::async, flame::cuda::open_libraries, device);
   }
   return {};
+}
+
+// "240 modules", and of which models they are if there are several.
+std::string modules_by_part(const LoRA& lora) {
+  constexpr std::pair<const char*, const char*> parts[] = {
+      {"lora_unet_", "the UNet"}, {"lora_te1_", "CLIP-L"}, {"lora_te2_", "CLIP-G"}};
+  std::string list;
+  size_t there = 0;
+  for (const auto& [prefix, name] : parts) {
+    const auto count = std::count_if(lora.modules().begin(), lora.modules().end(),
+                                     [&](const auto& module) { return module.first.starts_with(prefix); });
+    if (count == 0) continue;
+    list += text(there++ ? ", " : "", count, " of ", name);
+  }
+  return text(lora.modules().size(), " modules", there > 1 ? " (" + list + ")" : "");
 }
 
 std::string caching_line(size_t done, size_t all, double seconds) {
@@ -170,10 +188,12 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
     checkpoint_bytes_ = checkpoint.bytes();
     notices_.push_back("the model " + checkpoint.parametrization().sentence());
     zero_terminal_snr_ = checkpoint.parametrization().zero_terminal_snr;
-    family_ = load_sdxl(checkpoint, device, compute_dtype(config_.mixed_precision, device), config_.no_half_vae,
-                        config_.max_token_length);
+    family_ = load_sdxl(checkpoint, device,
+                        {.dtype = compute_dtype(config_.mixed_precision, device),
+                         .no_half_vae = config_.no_half_vae,
+                         .max_token_length = config_.max_token_length});
     flame::synchronize(device);
-    check_plan(config_, *family_);  // before anything takes long
+    family_->train(checked_plan(config_, *family_));  // before anything takes long
   } catch (...) {
     pictures.get();
     throw;
@@ -233,8 +253,8 @@ void Trainer::run(const std::atomic<bool>& stop) {
   const std::string log_name = config_.output_name + "-log" + (steps_done_ ? step_name(steps_done_) : "") + ".jsonl";
   TrainLog log(fs::path(config_.output_dir) / log_name, steps_done_ + 1, config_.max_train_steps);
   for (const std::string& notice : notices_) log.say(notice);
-  log.say(text(dataset_.size(), " pictures, ", lora_.lora().modules().size(), " modules of rank ", lora_.lora().ranks(),
-               ", ", lora_.parameters().numel(), " trainable parameters"));
+  log.say(text(dataset_.size(), " pictures, ", modules_by_part(lora_.lora()), " of rank ", lora_.lora().ranks(), ", ",
+               lora_.parameters().numel(), " trainable parameters"));
   log.say(start_.loaded(checkpoint_bytes_));
   const auto show = [&](bool all) {
     for (const StepResult& result : train_step_->results(all)) log.step(result);

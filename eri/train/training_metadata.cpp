@@ -65,6 +65,12 @@ std::string network_arguments(const TrainConfig& config) {
   return arguments.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+std::string list_or_none(const std::vector<double>& numbers) {
+  std::string list;
+  for (const double number : numbers) list += (list.empty() ? "" : ", ") + python_text(number);
+  return list.empty() ? "None" : "[" + list + "]";
+}
+
 // What people write of the file themselves.
 flame::Metadata own_words(const TrainConfig& config) {
   flame::Metadata metadata = {{"modelspec.title", config.metadata_title},
@@ -90,6 +96,7 @@ flame::Metadata training_metadata(const TrainConfig& config, const ImageDataset&
       {"ss_session_id", std::to_string(progress.session)},
       {"ss_learning_rate", python_text(config.learning_rate)},
       {"ss_unet_lr", config.unet_lr ? python_text(*config.unet_lr) : "None"},
+      {"ss_text_encoder_lr", list_or_none(config.text_encoder_lr)},
       {"ss_network_args", network_arguments(config)},
       {"ss_lr_scheduler", config.lr_scheduler},
       {"ss_lr_warmup_steps", integer(config.lr_warmup_steps)},

@@ -265,7 +265,8 @@ TEST(TextEncoders, GiveTheUNetItsWidths) {
   EXPECT_EQ(encoded.pooled.shape(), (Shape{2, unet().pooled_width()}));
   EXPECT_EQ(text.captions(captions, 3).context.shape(), (Shape{2, 227, unet().context_width()}));
   EXPECT_EQ(CLIPTextEncoder::from_safetensors(kModel).width(), text.clip_l.width());
-  EXPECT_FALSE(encode_captions(text.clip_l, text.tokenizer, 0, captions).pooled.defined());
+  EXPECT_FALSE(
+      encode_captions(text.clip_l, caption_ids(text.tokenizer, 0, captions, 1, Device::cpu())).pooled.defined());
 }
 
 // Two prompts go through the UNet together, for guidance: attention does not see that one is there several times.

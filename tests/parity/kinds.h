@@ -19,6 +19,7 @@ Tensors vae_decode(const Case& c);
 Tensors unet(const Case& c);
 Tensors unet_lora(const Case& c);
 Tensors unet_loss(const Case& c);
+Tensors text_training(const Case& c);
 Tensors schedule(const Case& c);
 Tensors train(const Case& c);
 Tensors optimizer(const Case& c);

@@ -79,6 +79,10 @@ CLIPTextEncoder make_clip_g(const Case& c) {
   return {Scope(*part, c.dtype, c.device), activation(clip), clip.width / clip.heads};
 }
 
+TextEncoders make_text_encoders(const Case& c) {
+  return {.tokenizer = {}, .clip_l = make_clip_l(c), .clip_g = make_clip_g(c)};
+}
+
 LoRA read_lora(const Case& c, const LoraTargets& targets) {
   return LoRA::from_safetensors(c.folder / "lora.safetensors", targets);
 }

@@ -3,7 +3,7 @@
 #include "case.h"
 #include "eri/lora/lora.h"
 #include "eri/models/autoencoder_kl.h"
-#include "eri/models/clip_text.h"
+#include "eri/models/text_conditioning.h"
 #include "eri/models/unet.h"
 
 namespace eri::parity {
@@ -13,6 +13,7 @@ UNet make_unet(const Case& c);
 AutoencoderKL make_vae(const Case& c);
 CLIPTextEncoder make_clip_l(const Case& c);
 CLIPTextEncoder make_clip_g(const Case& c);
+TextEncoders make_text_encoders(const Case& c);
 
 LoRA read_lora(const Case& c, const LoraTargets& targets);
 

@@ -23,6 +23,7 @@ const std::map<std::string, Kind> kinds = {
     {"unet", unet},
     {"unet_lora", unet_lora},
     {"unet_loss", unet_loss},
+    {"text_training", text_training},
     {"schedule", schedule},
     {"train", train},
     {"optimizer", optimizer},

@@ -1,5 +1,4 @@
 #include "eri/models/t5_encoder.h"
-#include "eri/models/text_conditioning.h"
 #include "flame/autograd/tape.h"
 #include "flame/ops/pointwise.h"
 #include "kinds.h"
@@ -25,12 +24,10 @@ namespace {
 
 std::vector<std::string> texts(const Case& c) { return c.params.at("texts"); }
 
-TextEncoders encoders(const Case& c) { return {.tokenizer = {}, .clip_l = make_clip_l(c), .clip_g = make_clip_g(c)}; }
-
 }  // namespace
 
 Tensors prompts(const Case& c) {
-  const TextEncoders text = encoders(c);
+  const TextEncoders text = make_text_encoders(c);
   Tensors results;
   for (const std::string& prompt : texts(c)) {
     const auto number = std::to_string(results.size() / 2);
@@ -42,7 +39,7 @@ Tensors prompts(const Case& c) {
 }
 
 Tensors captions(const Case& c) {
-  const TextEncoders text = encoders(c);
+  const TextEncoders text = make_text_encoders(c);
   Tensors results;
   for (const int64_t length : c.params.at("max_token_length")) {
     const auto [context, pooled] = text.captions(texts(c), length / kChunkTokens);

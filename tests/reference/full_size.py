@@ -129,14 +129,14 @@ def distances(results, expected, groups):
 
 
 class Cases:
-    def __init__(self, out, geometry):
-        self.out, self.geometry = out, geometry
+    def __init__(self, out, geometry, seed=None):
+        self.out, self.geometry, self.seed = out, geometry, seed
 
     def write(self, name, kind, about, inputs, expected, tolerance, bf16=None, groups=None, params=None, lora=None):
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
         groups = groups or {}
-        case = {"kind": kind, "about": about, "geometry": self.geometry, "seed": None, "params": params or {},
+        case = {"kind": kind, "about": about, "geometry": self.geometry, "seed": self.seed, "params": params or {},
                 "tolerance": tolerance, "tolerances": groups, "groups": groups}
         if bf16:
             case["bf16"] = distances(bf16, expected, groups)

@@ -67,7 +67,7 @@ TEST_F(Tiny, ReadsAsMuchOfACaptionAsItIsTold) {
   EXPECT_EQ(family_->encode_text({words}, {{}}).context.dim(1), 77);
   EXPECT_EQ(family_->encode_prompts({words}, {{}}).context.dim(1), 3 * 77);
   const auto longer =
-      load_sdxl(Checkpoint("models/eri-tiny.safetensors"), flame::Device::cpu(), flame::DType::f32, false, 150);
+      load_sdxl(Checkpoint("models/eri-tiny.safetensors"), flame::Device::cpu(), {.max_token_length = 150});
   EXPECT_EQ(longer->tokens_cut(words), 10u);
   EXPECT_EQ(longer->encode_text({words}, {{}}).context.dim(1), 152);
   EXPECT_EQ(longer->encode_text({"a cat"}, {{}}).context.dim(1), 152);
@@ -114,12 +114,14 @@ class Telling : public Family {
   size_t pictures_at_once(int64_t, int64_t) const override { return pictures_; }
   flame::Shape latent_shape(int64_t batch, int64_t, int64_t) const override { return {batch, 1, 4, 4}; }
   int64_t size_multiple() const override { return 1; }
+  bool trains_text() const override { return false; }
   void release_encoders() override {}
   void load_network() override {}
   flame::Device device() const override { return flame::Device::cpu(); }
   std::vector<flame::Image> decode(const std::vector<Tensor>&) const override { return {}; }
   size_t tokens_cut(const std::string&) const override { return 0; }
   LoraSites lora_sites() const override { return {}; }
+  void train(const LoraPlan&) override {}
   LoraTargets trained_targets() const override { return {}; }
   LoraTargets all_targets() const override { return {}; }
   bool can_fuse() const override { return false; }

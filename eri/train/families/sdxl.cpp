@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <thread>
 
 #include "eri/diffusion/noise_schedule.h"
@@ -22,26 +23,29 @@ std::jthread reader_of(const Checkpoint& checkpoint) {
 
 class Sdxl : public Family {
  public:
-  Sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype, bool no_half_vae,
-       int64_t max_token_length)
+  Sdxl(const Checkpoint& checkpoint, flame::Device device, const SdxlOptions& options)
       : device_(device),
-        chunks_(max_token_length / kChunkTokens),
-        vae_dtype_(vae_dtype(dtype, device, no_half_vae)),
+        chunks_(options.max_token_length / kChunkTokens),
+        vae_dtype_(vae_dtype(options.dtype, device, options.no_half_vae)),
         prediction_(checkpoint.parametrization().v_prediction ? Prediction::v : Prediction::epsilon),
         schedule_(checkpoint.parametrization().zero_terminal_snr, device),
         denoiser_(schedule_, prediction_),
         checkpoint_(checkpoint),
-        dtype_(dtype),
+        dtype_(options.dtype),
         read_ahead_(device.is_cpu() ? std::jthread() : reader_of(checkpoint)),
-        unet_size_multiple_(UNet::size_multiple(flame::Scope(*checkpoint.unet(), dtype, device))),
+        unet_size_multiple_(UNet::size_multiple(flame::Scope(*checkpoint.unet(), dtype_, device))),
         vae_(load_vae()),
-        text_(TextEncoders::from_checkpoint(checkpoint, device, dtype)) {}
+        text_(TextEncoders::from_checkpoint(checkpoint, device, dtype_)) {}
 
   Conditioning encode_text(const std::vector<std::string>& captions,
                            const std::vector<SizeConditioning>& sizes) const override {
+    if (trains_text())
+      return {.time_ids = time_ids(sizes).to(device_), .ids = text().caption_ids(captions, chunks_, device_)};
     const TextConditioning encoded = text().captions(captions, chunks_);
     return {encoded.context, encoded.pooled, time_ids(sizes).to(device_)};
   }
+
+  bool trains_text() const override { return trains_.contains(LoraPart::clip_l) || trains_.contains(LoraPart::clip_g); }
 
   Conditioning encode_prompts(const std::vector<std::string>& prompts,
                               const std::vector<SizeConditioning>& sizes) const override {
@@ -79,7 +83,7 @@ class Sdxl : public Family {
 
   void release_encoders() override {
     vae_.reset();
-    text_.reset();
+    if (!trains_text()) text_.reset();
   }
 
   void load_network() override {
@@ -103,9 +107,30 @@ class Sdxl : public Family {
   }
 
   LoraSites lora_sites() const override {
-    return eri::lora_sites(*checkpoint_.unet(), LoraPart::unet, LoraPreset::full);
+    LoraSites sites;
+    const auto add = [&](LoraPart part, const flame::WeightSource& weights) {
+      for (const LoraSite& site : eri::lora_sites(weights, part, LoraPreset::full)) sites.push_back(site);
+    };
+    add(LoraPart::unet, *checkpoint_.unet());
+    add(LoraPart::clip_l, *checkpoint_.clip_l());
+    add(LoraPart::clip_g, *checkpoint_.clip_g());
+    return sites;
   }
-  LoraTargets trained_targets() const override { return lora_targets(unet(), LoraPart::unet, LoraPreset::full); }
+
+  void train(const LoraPlan& plan) override {
+    for (const LoraSite& site : lora_sites())
+      if (plan.contains(site.name)) trains_.insert(site.part);
+  }
+
+  LoraTargets trained_targets() const override {
+    LoraTargets targets = lora_targets(unet(), LoraPart::unet, LoraPreset::full);
+    const auto add = [&](LoraPart part, const CLIPTextEncoder& encoder) {
+      for (const LoraTarget& target : lora_targets(encoder, part, LoraPreset::full)) targets.push_back(target);
+    };
+    if (trains_.contains(LoraPart::clip_l)) add(LoraPart::clip_l, text().clip_l);
+    if (trains_.contains(LoraPart::clip_g)) add(LoraPart::clip_g, text().clip_g);
+    return targets;
+  }
 
   LoraTargets all_targets() const override { return sdxl_lora_targets(unet(), text().clip_l, text().clip_g); }
 
@@ -124,7 +149,7 @@ class Sdxl : public Family {
   Tensor loss(const Tensor& latents, const TrainingNoise& noise, const Conditioning& condition,
               const DiffusionLoss& cost) const override {
     const Tensor noisy = schedule_.add_noise(latents, noise.added, noise.timesteps);
-    const Tensor prediction = predict(noisy, noise.timesteps, condition).to(flame::DType::f32);
+    const Tensor prediction = predict(noisy, noise.timesteps, encoded(condition)).to(flame::DType::f32);
     const Tensor target = schedule_.target(prediction_, latents, noise.noise, noise.timesteps);
     return cost(prediction, target, noise.timesteps);
   }
@@ -135,6 +160,11 @@ class Sdxl : public Family {
   int64_t timesteps() const override { return NoiseSchedule::steps; }
 
  private:
+  Conditioning encoded(const Conditioning& condition) const {
+    if (!condition.ids.defined()) return condition;
+    const TextConditioning encoded = text().encode(condition.ids);
+    return {encoded.context, encoded.pooled, condition.time_ids};
+  }
   VAE load_vae() const { return VAE(checkpoint_.vae(), vae_dtype_, device_); }
   const UNet& unet() const {
     flame::require(unet_.has_value(), "Sdxl", "the UNet is not there: call load_network() before");
@@ -151,6 +181,7 @@ class Sdxl : public Family {
 
   flame::Device device_;
   int64_t chunks_;  // of CLIP's, for a caption
+  std::set<LoraPart> trains_;
   flame::DType vae_dtype_;
   Prediction prediction_;
   NoiseSchedule schedule_;
@@ -166,9 +197,8 @@ class Sdxl : public Family {
 
 }  // namespace
 
-std::unique_ptr<Family> load_sdxl(const Checkpoint& checkpoint, flame::Device device, flame::DType dtype,
-                                  bool no_half_vae, int64_t max_token_length) {
-  return std::make_unique<Sdxl>(checkpoint, device, dtype, no_half_vae, max_token_length);
+std::unique_ptr<Family> load_sdxl(const Checkpoint& checkpoint, flame::Device device, const SdxlOptions& options) {
+  return std::make_unique<Sdxl>(checkpoint, device, options);
 }
 
 }  // namespace eri
