@@ -232,11 +232,10 @@ std::string joined(const toml::array& list, const ConfigKey& key) {
   return words;
 }
 
-// A list of numbers, one number, or a text with commas as sd-scripts has it.
+// A list of numbers, or a text with commas as sd-scripts has it.
 template <class Number>
 void read_numbers(const toml::node& node, const ConfigKey& key, TrainConfig& config, std::vector<Number>& numbers) {
   if (node.is_string()) return set_value(config, key, **node.as_string());
-  if (node.is_number()) return set_value(config, key, shortest(*node.value<double>()));
   if (!node.is_array()) fail(key.name, ": expected a list of numbers, got ", kind_of(node));
   numbers.clear();
   for (const toml::node& each : *node.as_array()) {
@@ -289,7 +288,11 @@ void read_value(const toml::node& node, const ConfigKey& key, TrainConfig& confi
                    config.*member = *node.value<double>();
                  },
                  [&](std::vector<int64_t> TrainConfig::*member) { read_numbers(node, key, config, config.*member); },
-                 [&](std::vector<double> TrainConfig::*member) { read_numbers(node, key, config, config.*member); },
+                 [&](std::vector<double> TrainConfig::*member) {
+                   const bool is_one = member == &TrainConfig::text_encoder_lr && node.is_number();
+                   if (!is_one) return read_numbers(node, key, config, config.*member);
+                   config.*member = {*node.value<double>()};
+                 },
              },
              key.member);
 }

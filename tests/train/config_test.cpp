@@ -37,6 +37,7 @@ network_dim = 4
 save_state = false
 optimizer_args = ["betas=(0.9, 0.99) ", "eps=1e-6"]
 unet_lr = 2
+text_encoder_lr = [0.5, 0]
 block_dims = "4, 8,16"
 block_lr_weight = [1, 0.5]
 exclude_patterns = ['.*attn[12]\..*', "middle_block.*"]
@@ -52,8 +53,17 @@ exclude_patterns = ['.*attn[12]\..*', "middle_block.*"]
   EXPECT_EQ(config.block_dims, (std::vector<int64_t>{4, 8, 16}));
   EXPECT_EQ(config.block_lr_weight, (std::vector<double>{1, 0.5}));
   const LoraOptions lora = lora_options(config);
-  EXPECT_EQ(lora.part_lr[0], 2);
+  EXPECT_EQ(lora.part_lr, (std::array<double, 3>{2, 0.5, 0}));
   EXPECT_EQ(lora.exclude_patterns, (std::vector<std::string>{".*attn[12]\\..*", "middle_block.*"}));
+}
+
+TEST(Config, TrainsTextEncodersOnlyWhereItIsTold) {
+  using Factors = std::array<double, 3>;
+  const char* base = "learning_rate = 0.5\n";
+  EXPECT_EQ(lora_options(read(base)).part_lr, (Factors{1, 0, 0}));
+  for (const char* one : {"text_encoder_lr = 0.25", "text_encoder_lr = [0.25]", "text_encoder_lr = '0.25'"})
+    EXPECT_EQ(lora_options(read(std::string(base) + one)).part_lr, (Factors{1, 0.5, 0.5})) << one;
+  EXPECT_EQ(lora_options(read(std::string(base) + "text_encoder_lr = '1, 0'")).part_lr, (Factors{1, 2, 0}));
 }
 
 TEST(Config, EveryKeyCanBeWrittenAndReadBack) {
@@ -61,6 +71,7 @@ TEST(Config, EveryKeyCanBeWrittenAndReadBack) {
   config.learning_rate = 1.0 / 3;
   config.resolution = {640, 1536};
   config.unet_lr = 0.1;
+  config.text_encoder_lr = {5e-5, 1e-5};
   config.block_dims = {0, 4096};
   config.conv_block_alphas = {1.0 / 3, 2};
   for (const ConfigKey& key : config_keys()) {

@@ -7,6 +7,8 @@
 #include "eri/sampling/sdxl_sampler.h"
 #include "eri/train/trainer.h"
 #include "flame/io/safetensors.h"
+#include "flame/ops/pointwise.h"
+#include "flame/ops/reduce.h"
 #include "tests/io/files.h"
 #include "tests/train/tiny_run.h"
 
@@ -52,6 +54,11 @@ std::vector<float> trained(const TrainConfig& config) {
   return trainer.parameters().values().to_host<float>();
 }
 
+// The mean difference of two pictures' values.
+double apart(const flame::Image& a, const flame::Image& b) {
+  return flame::mean(flame::abs(flame::to_tensor(a) - flame::to_tensor(b))).item();
+}
+
 TEST(Previews, LeaveTrainingAsItIs) {
   const TemporaryFolder folder;
   write_file(folder / "prompts.txt", "blueprint of a cat --s 3\nblueprint of a dog --n red --w 96 --d 9 --s 2 --l 1\n");
@@ -72,6 +79,29 @@ TEST(Previews, LeaveTrainingAsItIs) {
   EXPECT_EQ(second.width(), 96);
   EXPECT_EQ(second.height(), 128);
   EXPECT_NE(second, flame::decode_image(folder / "drawing" / "sample" / "lora_000000_01_9.png")) << "it has learned";
+}
+
+// Where text encoders train, prompts are encoded anew for each drawing.
+TEST(Previews, ReadPromptsAsTextEncodersDoByThen) {
+  const TemporaryFolder folder;
+  write_file(folder / "prompts.txt", "blueprint of a cat --s 3\n");
+  TrainConfig plain = run_into(folder / "plain");
+  plain.text_encoder_lr = {4e-3};
+  plain.unet_lr = 0;
+  TrainConfig drawing = with_previews(plain, folder / "prompts.txt");
+  drawing.output_dir = folder / "drawing";
+  EXPECT_EQ(trained(drawing), trained(plain));
+  const auto drawn = [&](const char* name) { return flame::decode_image(folder / "drawing" / "sample" / name); };
+  EXPECT_NE(drawn("lora_000000_00_3.png"), drawn("lora_000002_00_3.png"));
+  EXPECT_NE(drawn("lora_000002_00_3.png"), drawn("lora_000004_00_3.png"));
+
+  SDXLSampler sampler(model);
+  SampleRequest cat{.prompt = "blueprint of a cat", .steps = 3};
+  cat.options = {.seed = 3, .cfg = 7.5, .width = 128, .height = 128, .sampler = "euler", .scheduler = "normal"};
+  const flame::Image before = sampler.sample(cat);
+  sampler.add_lora(folder / "drawing" / "lora.safetensors");
+  const flame::Image after = sampler.sample(cat), last = drawn("lora_000004_00_3.png");
+  EXPECT_LT(apart(last, after), 0.02 * apart(last, before));  // files are f16
 }
 
 // Before the first step a LoRA changes nothing.

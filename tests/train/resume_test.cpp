@@ -115,6 +115,15 @@ TEST(Resume, GoesOnBitForBitWithBlocksApart) {
   expect_goes_on(folder.path(), [&](const char* output) { return blocks_apart(short_run(folder / output, 6)); });
 }
 
+TEST(Resume, GoesOnBitForBitWhereTextEncodersTrain) {
+  const TemporaryFolder folder;
+  expect_goes_on(folder.path(), [&](const char* output) {
+    TrainConfig config = short_run(folder / output, 6);
+    config.text_encoder_lr = {1e-3, 5e-4};
+    return config;
+  });
+}
+
 TEST(Resume, SurvivesBeingKilledAtAnyMoment) {
   const TemporaryFolder folder;
   TrainConfig config = short_run(folder / "whole", 12);
