@@ -227,6 +227,44 @@ TEST_F(Fused, EveryPolicyGivesTheSameBits) {
   set_deterministic(false);
 }
 
+// What trains text encoders: through keys and values, which are one product for all blocks, and through the embedding.
+NamedTensors text_gradients(const UNet& unet, const Inputs& in) {
+  const Tensor context = in.context.requires_grad(), pooled = in.pooled.requires_grad();
+  Tape tape;
+  const Tensor out = unet(in.x, in.t, context, pooled, in.time_ids);
+  GradientMap gradients;
+  tape.backward(out, in.dy.to(out.dtype()), gradients);
+  return {{"context", gradients[context].to(Device::cpu())}, {"pooled", gradients[pooled].to(Device::cpu())}};
+}
+
+TEST_F(Fused, GivesTheTextItsGradient) {
+  set_deterministic(true);
+  for (const auto& [rank, tokens] : {std::pair<int64_t, int64_t>{0, 77}, {16, 77}, {3, 152}}) {
+    const Inputs in = inputs(Device::cuda(0), 24, 16, tokens);
+    LoraNetwork networks[4];  // hold what the adapters refer to
+    const auto with_lora = [&, rank = rank](DType dtype, LoraNetwork& network, DType compute) {
+      UNet unet = make(dtype);
+      if (rank) network = attach(unet, rank, compute);
+      return unet;
+    };
+    const NamedTensors expected = text_gradients(with_lora(DType::f32, networks[0], DType::f32), in);
+    const NamedTensors plain = text_gradients(with_lora(DType::bf16, networks[1], DType::bf16), in);
+    UNet lean = with_lora(DType::bf16, networks[2], DType::f32),
+         block = with_lora(DType::bf16, networks[3], DType::f32);
+    lean.fuse();
+    block.fuse(MemoryPolicy::block);
+    const NamedTensors got = text_gradients(lean, in), again = text_gradients(block, in);
+    std::cout << "rank " << rank << ", text of " << tokens << ": " << distance(got, expected) << " (layer by layer "
+              << distance(plain, expected) << ")\n";
+    EXPECT_LT(distance(got, expected), kAsFar * distance(plain, expected)) << "rank " << rank;
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_LT(distance(got[i].second, expected[i].second), 0.25) << got[i].first << ", rank " << rank;
+      EXPECT_EQ(distance(again[i].second, got[i].second), 0) << got[i].first << ", rank " << rank;
+    }
+  }
+  set_deterministic(false);
+}
+
 TEST_F(Fused, ATextThatIsReadOncePredictsTheSame) {
   const Inputs in = inputs(Device::cuda(0));
   UNet fused = make(DType::bf16);

@@ -117,11 +117,7 @@ TEST(Resume, GoesOnBitForBitWithBlocksApart) {
 
 TEST(Resume, GoesOnBitForBitWhereTextEncodersTrain) {
   const TemporaryFolder folder;
-  expect_goes_on(folder.path(), [&](const char* output) {
-    TrainConfig config = short_run(folder / output, 6);
-    config.text_encoder_lr = {1e-3, 5e-4};
-    return config;
-  });
+  expect_goes_on(folder.path(), [&](const char* output) { return with_text_encoders(short_run(folder / output, 6)); });
 }
 
 TEST(Resume, SurvivesBeingKilledAtAnyMoment) {

@@ -50,4 +50,9 @@ inline TrainConfig blocks_apart(TrainConfig config) {
   return config;
 }
 
+inline TrainConfig with_text_encoders(TrainConfig config) {
+  config.text_encoder_lr = {2e-3, 1e-3};
+  return config;
+}
+
 }  // namespace eri

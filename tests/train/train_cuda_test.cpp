@@ -13,11 +13,35 @@ namespace {
 
 using flame::testing::TemporaryFolder;
 
+std::vector<StepResult> steps(Trainer& trainer, int count) {
+  std::vector<StepResult> results;
+  for (int i = 0; i < count; ++i) results.push_back(trainer.step());
+  return results;
+}
+
 class CudaTraining : public testing::Test {
  protected:
   static void SetUpTestSuite() { ::setenv("ERI_PLAN_CACHE", "off", 0); }  // leaves the user's alone
   void SetUp() override {
     if (flame::cuda_device_count() == 0) GTEST_SKIP() << "there is no GPU on this machine";
+  }
+
+  // The noise and the pictures are the CPU's, so are the losses and the gradients' norms, as near as the precision lets
+  // them be.
+  template <class Options>
+  void expect_the_way_of_the_cpu(const Options& with) const {
+    Trainer cpu(with(run_on("cpu", "no")));
+    const std::vector<StepResult> expected = steps(cpu, 4);
+    for (const auto& [precision, bound] : {std::pair{"no", 1e-3}, {"bf16", 3e-2}, {"fp16", 1e-2}}) {
+      Trainer gpu(with(run_on("cuda", precision)));
+      const std::vector<StepResult> got = steps(gpu, 4);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        EXPECT_FALSE(got[i].skipped) << precision;
+        EXPECT_NEAR(got[i].loss, expected[i].loss, bound * expected[i].loss) << precision << ", step " << i + 1;
+        EXPECT_NEAR(got[i].grad_norm, expected[i].grad_norm, 5 * bound * expected[i].grad_norm)
+            << precision << ", step " << i + 1;
+      }
+    }
   }
 
   TrainConfig run_on(const std::string& device, const std::string& precision) const {
@@ -35,12 +59,6 @@ class CudaTraining : public testing::Test {
 
   TemporaryFolder folder_;
 };
-
-std::vector<StepResult> steps(Trainer& trainer, int count) {
-  std::vector<StepResult> results;
-  for (int i = 0; i < count; ++i) results.push_back(trainer.step());
-  return results;
-}
 
 // The demo's run.
 TrainConfig demo_on(const std::string& device, const std::string& precision, const std::filesystem::path& output) {
@@ -114,21 +132,20 @@ TEST_F(CudaTraining, CapturesConvolutionsToo) {
   }
 }
 
-// The noise and the pictures are the CPU's, so are the losses and the gradients' norms, as near as the precision lets
-// them be.
 TEST_F(CudaTraining, GoesTheWayOfTheCpu) {
-  Trainer cpu(run_on("cpu", "no"));
-  const std::vector<StepResult> expected = steps(cpu, 4);
-  for (const auto& [precision, bound] : {std::pair{"no", 1e-3}, {"bf16", 3e-2}, {"fp16", 1e-2}}) {
-    Trainer gpu(run_on("cuda", precision));
-    const std::vector<StepResult> got = steps(gpu, 4);
-    for (size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_FALSE(got[i].skipped) << precision;
-      EXPECT_NEAR(got[i].loss, expected[i].loss, bound * expected[i].loss) << precision << ", step " << i + 1;
-      EXPECT_NEAR(got[i].grad_norm, expected[i].grad_norm, 5 * bound * expected[i].grad_norm)
-          << precision << ", step " << i + 1;
-    }
-  }
+  expect_the_way_of_the_cpu([](const TrainConfig& config) { return config; });
+}
+
+// The encoders are captured with the rest of the step.
+TEST_F(CudaTraining, TrainsTextEncodersAsTheCpuDoes) { expect_the_way_of_the_cpu(with_text_encoders); }
+
+TEST_F(CudaTraining, TrainsTextEncodersAlone) {
+  expect_the_way_of_the_cpu([](TrainConfig config) {
+    config = with_text_encoders(config);
+    config.unet_lr = 0;
+    config.max_token_length = 150;
+    return config;
+  });
 }
 
 // Offset, multi-resolution, perturbing and bounded noise, Huber's loss and weights: captured as they are on the CPU.
@@ -149,16 +166,20 @@ TEST_F(CudaTraining, DrawsTheCpusNoiseOfEveryKind) {
 
 TEST_F(CudaTraining, GoesOnBitForBitAfterAResume) {
   for (const char* precision : {"no", "bf16", "fp16"}) {
-    Trainer whole(run_on("cuda", precision)), first(run_on("cuda", precision));
-    const std::vector<StepResult> expected = steps(whole, 6);
-    steps(first, 3);
-    first.save_state(folder_ / "state");
-    TrainConfig config = run_on("cuda", precision);
-    config.resume = folder_ / "state";
-    Trainer second(config);
-    const std::vector<StepResult> rest = steps(second, 3);
-    for (size_t i = 0; i < rest.size(); ++i) EXPECT_EQ(rest[i].loss, expected[i + 3].loss) << precision;
-    EXPECT_EQ(second.parameters().values().to_host<float>(), whole.parameters().values().to_host<float>()) << precision;
+    for (bool text : {false, true}) {
+      TrainConfig config = run_on("cuda", precision);
+      if (text) config = with_text_encoders(config);
+      Trainer whole(config), first(config);
+      const std::vector<StepResult> expected = steps(whole, 6);
+      steps(first, 3);
+      first.save_state(folder_ / "state");
+      config.resume = folder_ / "state";
+      Trainer second(config);
+      const std::vector<StepResult> rest = steps(second, 3);
+      for (size_t i = 0; i < rest.size(); ++i) EXPECT_EQ(rest[i].loss, expected[i + 3].loss) << precision;
+      EXPECT_EQ(second.parameters().values().to_host<float>(), whole.parameters().values().to_host<float>())
+          << precision;
+    }
   }
 }
 
@@ -166,9 +187,10 @@ TEST_F(CudaTraining, GoesOnBitForBitAfterAResume) {
 TEST_F(CudaTraining, DoesNotKnowOfPreviews) {
   flame::testing::write_file(folder_ / "prompts.txt",
                              "blueprint of a cat --s 5\nblueprint of a dog --s 4 --l 1 --w 64\n");
-  for (const char* precision : {"no", "bf16"}) {
-    TrainConfig config = run_on("cuda", precision);
-    config.output_dir = folder_ / precision;
+  for (const std::string name : {"no", "bf16", "bf16 text"}) {
+    TrainConfig config = run_on("cuda", name.substr(0, name.find(' ')));
+    if (name.ends_with("text")) config = with_text_encoders(config);
+    config.output_dir = folder_ / name;
     const auto trained = [&] {
       Trainer trainer(config);
       trainer.run(false);
@@ -178,8 +200,8 @@ TEST_F(CudaTraining, DoesNotKnowOfPreviews) {
     config.sample_prompts = folder_ / "prompts.txt";
     config.sample_every_n_steps = 2;
     config.sample_at_first = true;
-    EXPECT_EQ(trained(), expected) << precision;
-    EXPECT_EQ(flame::testing::names_in(folder_ / precision / "sample").size(), 8u);
+    EXPECT_EQ(trained(), expected) << name;
+    EXPECT_EQ(flame::testing::names_in(folder_ / name / "sample").size(), 8u);
   }
 }
 
