@@ -7,8 +7,8 @@
 namespace eri {
 
 // A training step of a fused UNet in f16 or bf16 on a GPU, with a LoRA of one rank in f32 on every layer of its
-// transformers: it knows nothing of a LoRA of convolutions, which keep their inputs, of one on fewer layers, or of one in
-// text encoders, which then run in the step.
+// transformers: it knows nothing of a LoRA of convolutions, which keep their inputs, of one on fewer layers, or of one
+// in text encoders, which then run in the step.
 struct MemoryQuestion {
   Geometry::UNet unet;
   MemoryPolicy policy = MemoryPolicy::lean;
