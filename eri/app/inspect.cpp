@@ -175,7 +175,7 @@ void add_inspect(CLI::App& app) {
     for (const auto& path : a->files) {
       const Seen seen = look_at(path);
       if (a->json) {
-        std::cout << to_json(seen).dump() << std::endl;
+        std::cout << to_json(seen).dump(-1, ' ', false, json::error_handler_t::replace) << std::endl;
       } else {
         print(seen);
       }
