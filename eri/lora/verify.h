@@ -13,8 +13,8 @@ namespace eri {
 struct LoraReport {
   std::vector<std::string> complaints;
   size_t modules = 0;
-  size_t without_effect = 0;  // modules whose `up` is zero
-  std::string ranks;  // for people: "16", or "4 to 16"
+  size_t without_effect = 0;   // modules whose `up` is zero
+  std::string ranks;           // for people: "16", or "4 to 16"
   std::vector<Loaded> loaded;  // how many modules each program takes
 };
 
