@@ -135,7 +135,7 @@ void run(const Arguments& arguments) {
 
   const bool fused = !arguments.plain && unet.can_fuse();
   const LoraTargets targets = lora_targets(unet, LoraPart::unet);
-  const LoraOptions lora = {.dim = arguments.rank, .alpha = static_cast<double>(arguments.rank)};
+  const LoRA lora = new_lora(targets, {.dim = arguments.rank, .alpha = static_cast<double>(arguments.rank)});
   const LoraNetwork network(targets, lora, fused ? DType::f32 : unet_dtype);
   const bench::TrainingSetup setup = {.commit = arguments.commit,
                                       .dtype = arguments.dtype,

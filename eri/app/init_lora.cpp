@@ -27,9 +27,9 @@ void add_init_lora(CLI::App& app) {
   command->callback([a] {
     TrainConfig config;
     a->flags.apply(config);
-    const Checkpoint checkpoint(a->model);
-    const LoRA lora =
-        random_lora(sdxl_lora_targets(checkpoint, a->text_encoders, LoraPreset::full), lora_options(config));
+    if (a->text_encoders) config.text_encoder_lr = {config.learning_rate};
+    const Checkpoint checkpoint = open_model(a->model);
+    const LoRA lora = random_lora(sdxl_lora_targets(checkpoint, a->text_encoders), lora_options(config));
     const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
     if (config.minimal_metadata)
       lora.save(a->output, {}, MetadataDetail::minimal);

@@ -15,8 +15,7 @@ struct Arguments {
 };
 
 void run(const Arguments& arguments) {
-  const LoraReport report =
-      verify_lora(arguments.lora, sdxl_lora_targets(Checkpoint(arguments.model), true, LoraPreset::full));
+  const LoraReport report = verify_lora(arguments.lora, sdxl_lora_targets(open_model(arguments.model), true));
   for (const std::string& complaint : report.complaints) std::cout << complaint << "\n";
   std::cout << arguments.lora << ": " << report.modules << " modules of rank " << report.ranks << ", "
             << report.modules - report.without_effect << " with an effect" << std::endl;

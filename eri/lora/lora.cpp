@@ -73,14 +73,6 @@ LoRA LoRA::attached(const LoraTargets& targets) {
   return LoRA(std::move(modules));
 }
 
-int64_t LoRA::rank() const {
-  int64_t rank = 0;
-  for (const auto& [name, module] : modules_) {
-    if (module.down.rank() == 2) rank = std::max(rank, module.rank());
-  }
-  return rank;
-}
-
 std::string LoRA::ranks() const {
   std::set<int64_t> ranks;
   for (const auto& [name, module] : modules_) ranks.insert(module.rank());
@@ -90,8 +82,11 @@ std::string LoRA::ranks() const {
 }
 
 LoRA new_lora(const LoraTargets& targets, const LoraOptions& options) {
-  flame::Generator generator(options.seed);
-  const LoraPlan plan = plan_lora(sites_of(targets), options);
+  return new_lora(targets, plan_lora(sites_of(targets), options), options.seed);
+}
+
+LoRA new_lora(const LoraTargets& targets, const LoraPlan& plan, uint64_t seed) {
+  flame::Generator generator(seed);
   LoRA::Modules modules;
   for (const LoraTarget& target : targets) {
     const auto share = plan.find(target.name);

@@ -40,7 +40,6 @@ class LoRA {
 
   const Modules& modules() const { return modules_; }
   LoraNaming naming() const { return naming_; }  // of the file that it came from
-  int64_t rank() const;                          // of the linear layers; the largest if they differ
   std::string ranks() const;                     // of all layers, for people: "16", or "4 to 16"
   const std::vector<std::string>& warnings() const { return warnings_; }  // of loading: for people
 
@@ -64,8 +63,9 @@ inline constexpr const char* kLoraAlpha = ".alpha";
 // A factor as files have it: of convolutions [rank, in, k, k] and [out, rank, 1, 1].
 flame::Tensor in_file_layout(const flame::Tensor& factor);
 
-// A LoRA to begin with, for the targets that the options choose: down uniform in +-1 / sqrt(inputs), which is Kaiming's
-// with a = sqrt 5; up zero, so that nothing changes at first.
+// A LoRA to begin with, for the targets that a plan, or the options, choose: down uniform in +-1 / sqrt(inputs), which
+// is Kaiming's with a = sqrt 5; up zero, so that nothing changes at first.
+LoRA new_lora(const LoraTargets& targets, const LoraPlan& plan, uint64_t seed);
 LoRA new_lora(const LoraTargets& targets, const LoraOptions& options);
 
 // A LoRA that trains: its factors are the parameters of one pack, and adapters of the layers.
@@ -77,8 +77,6 @@ class LoraNetwork {
   // which is 1 for those that `plan` lacks, are one group of parameters.
   LoraNetwork(const LoraTargets& targets, const LoRA& start, flame::DType compute = flame::DType::f32,
               const LoraPlan& plan = {});
-  LoraNetwork(const LoraTargets& targets, const LoraOptions& options, flame::DType compute = flame::DType::f32)
-      : LoraNetwork(targets, new_lora(targets, options), compute, plan_lora(sites_of(targets), options)) {}
 
   const flame::ParameterPack& parameters() const { return pack_; }  // named as the tensors of a file
   const LoRA& lora() const { return lora_; }                        // shares the parameters' memory

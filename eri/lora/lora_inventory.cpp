@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <set>
 
 #include "eri/lora/names.h"
 #include "flame/core/error.h"
@@ -121,8 +122,10 @@ double norm_of_product(const Tensor& up, const Tensor& down) {
 std::optional<int64_t> rank_of(const WeightFiles& file, const LoraModuleTensors& tensors) {
   if (tensors.down.empty() || tensors.up.empty()) return std::nullopt;
   const Shape &down = file.entries().at(tensors.down).shape, &up = file.entries().at(tensors.up).shape;
-  const bool scalar = tensors.alpha.empty() || file.entries().at(tensors.alpha).shape.numel() == 1;
-  if (down.rank() < 2 || up.rank() < 2 || down.numel() == 0 || up[1] != down[0] || !scalar) return std::nullopt;
+  if (down.rank() < 2 || up.rank() < 2 || down.numel() == 0 || up[1] != down[0]) return std::nullopt;
+  const bool no_number = !tensors.alpha.empty() && (file.entries().at(tensors.alpha).shape.numel() != 1 ||
+                                                    !std::isfinite(file.tensor(tensors.alpha).item()));
+  if (no_number) return std::nullopt;
   return down[0];
 }
 
@@ -174,14 +177,17 @@ LoraInventory lora_inventory_of(const WeightFiles& file) {
   }
   inventory.naming = naming_of(downs);
   // The alpha of a module of another kind is known by its other tensors.
+  std::ranges::sort(inventory.others);
+  const std::set<std::string> others(inventory.others.begin(), inventory.others.end());
   std::erase_if(inventory.others, [&](const std::string& name) {
     const auto parts = split_lora_name(name);
-    const auto is_beside = [&](const std::string& other) {
-      return other != name && other.starts_with(parts->module + ".");
+    if (!parts || parts->role != LoraRole::alpha) return false;
+    const auto is_beside = [&](const auto& at) {
+      return at != others.end() && *at != name && at->starts_with(parts->module + ".");
     };
-    return parts && parts->role == LoraRole::alpha && std::ranges::any_of(inventory.others, is_beside);
+    const auto first = others.lower_bound(parts->module + ".");
+    return is_beside(first) || (first != others.end() && *first == name && is_beside(std::next(first)));
   });
-  std::ranges::sort(inventory.others);
   for (auto& [name, block] : inventory.blocks) block.effect = std::sqrt(squares[name]);
   return inventory;
 }

@@ -79,7 +79,8 @@ LoraPreset preset_of(const LoraOptions& options) {
     fail("conv_block_alphas: convolutions get no LoRA; give its rank, conv_dim or conv_block_dims");
   if (!options.preset) return convolutions ? LoraPreset::full : LoraPreset::attn_mlp;
   if (convolutions && !has_convolutions(*options.preset))
-    fail("conv_dim: the preset ", name_of(*options.preset), " has no convolutions; leave one of the two out");
+    fail(options.conv_dim > 0 ? "conv_dim" : "conv_block_dims", ": the preset ", name_of(*options.preset),
+         " has no convolutions; leave one of the two out");
   if (!convolutions && has_convolutions(*options.preset))
     fail("conv_dim: the preset ", name_of(*options.preset), " has convolutions; give the rank of their LoRA");
   return *options.preset;
@@ -126,8 +127,11 @@ LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
   const LayerPatterns exclude("exclude_patterns", options.exclude_patterns);
   const LayerPatterns include("include_patterns", options.include_patterns);
   const std::string layers = flame::text("the ", chosen.size(), " layers of the preset ", name_of(preset));
-  exclude.require_use(chosen, layers);
-  include.require_use(chosen, layers);
+  const char* const none_left =
+      "no layer of the model is left to get a LoRA; change the preset, patterns, ranks or rates";
+  if (chosen.empty()) fail(none_left);
+  exclude.require_use(chosen, layers, sites);
+  include.require_use(chosen, layers, sites);
 
   const Shares shares(sites, options);
   LoraPlan plan;
@@ -140,7 +144,7 @@ LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
            ": expected above 0 for a block with a LoRA, such as ", site.name);
     plan[site.name] = share;
   }
-  if (plan.empty()) fail("no layer of the model is left to get a LoRA; change the preset, patterns, ranks or rates");
+  if (plan.empty()) fail(none_left);
   return plan;
 }
 

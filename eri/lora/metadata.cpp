@@ -133,7 +133,8 @@ Metadata lora_hashes(const Tensors& tensors, const Metadata& metadata) {
 Metadata lora_metadata(const LoRA& lora, const Tensors& tensors, const std::string& name, const Metadata& about,
                        MetadataDetail detail) {
   const bool minimal = detail == MetadataDetail::minimal;
-  Metadata metadata = about;  // wins
+  Metadata metadata = about;                       // wins
+  if (minimal) metadata.erase("ss_network_args");  // which tells of settings
   metadata.merge(describe_modules(lora));
   metadata.merge(Metadata{{"ss_output_name", name}, {"modelspec.title", minimal ? "LoRA" : name}});
   for (auto& [key, value] : metadata) value = valid_utf8(value);

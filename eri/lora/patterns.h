@@ -17,8 +17,9 @@ class LayerPatterns {
   ~LayerPatterns();
 
   bool match(const LoraSite& site) const;  // one of them
-  // Throws, with the closest path, for one that matches none of the sites, which messages call `of`.
-  void require_use(const LoraSites& sites, const std::string& of) const;
+  // Throws for one that matches none of the sites, which messages call `of`: with one of `all` that it does match, or
+  // the closest path.
+  void require_use(const LoraSites& sites, const std::string& of, const LoraSites& all) const;
 
  private:
   struct Pattern;

@@ -19,11 +19,11 @@ LoraTargets sdxl_lora_targets(const UNet& unet, const CLIPTextEncoder& clip_l, c
   return targets;
 }
 
-LoraTargets sdxl_lora_targets(const Checkpoint& checkpoint, bool text_encoders, LoraPreset preset) {
+LoraTargets sdxl_lora_targets(const Checkpoint& checkpoint, bool text_encoders) {
   const auto scope = [](const flame::WeightSource& weights) {
     return flame::Scope(weights, flame::DType::f16, flame::Device::cpu());
   };
-  LoraTargets targets = lora_targets(UNet(scope(*checkpoint.unet())), LoraPart::unet, preset);
+  LoraTargets targets = lora_targets(UNet(scope(*checkpoint.unet())), LoraPart::unet, LoraPreset::full);
   if (!text_encoders) return targets;
   append(targets, lora_targets(CLIPTextEncoder(scope(*checkpoint.clip_l()), Activation::quick_gelu), LoraPart::clip_l));
   append(targets, lora_targets(CLIPTextEncoder(scope(*checkpoint.clip_g()), Activation::gelu), LoraPart::clip_g));

@@ -14,7 +14,7 @@ LoraTargets sdxl_lora_targets(const UNet& unet, const CLIPTextEncoder& clip_l, c
 
 // Those of a checkpoint, for their names and shapes: weights in f16 files are mapped and not converted, so that this is
 // quick at full size.
-LoraTargets sdxl_lora_targets(const Checkpoint& checkpoint, bool text_encoders, LoraPreset preset);
+LoraTargets sdxl_lora_targets(const Checkpoint& checkpoint, bool text_encoders);
 
 // new_lora with random `up`, too: a file that changes every module, for trying out programs.
 LoRA random_lora(const LoraTargets& targets, const LoraOptions& options);

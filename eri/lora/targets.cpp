@@ -101,7 +101,7 @@ LoraPreset parse_lora_preset(std::string_view name) {
     if (row.name == name) return row.preset;
     names += flame::text(names.empty() ? "" : ", ", row.name);
   }
-  flame::fail("lora_preset: expected one of ", names, ", got '", name, "'");
+  flame::fail("lora_preset: expected auto or one of ", names, ", got '", name, "'");
 }
 
 const char* name_of(LoraPreset preset) { return row_of(preset).name; }

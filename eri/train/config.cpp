@@ -184,6 +184,7 @@ Resolution parse_resolution(const ConfigKey& key, std::string_view value) {
 template <class Number>
 std::vector<Number> parse_numbers(const ConfigKey& key, std::string_view value, const char* expected) {
   std::vector<Number> numbers;
+  if (value.ends_with(',')) fail(key.name, ": expected ", expected, ", got '", value, "'");
   while (!value.empty()) {
     const size_t comma = std::min(value.find(','), value.size());
     std::string_view each = value.substr(0, comma);
@@ -220,14 +221,18 @@ std::string kind_of(const toml::node& node) {
   return out.str();
 }
 
-// The words of a list, each without white space, apart by one space.
+// The words of a list, apart by one space. White space in an argument of an optimiser has no meaning.
 std::string joined(const toml::array& list, const ConfigKey& key) {
+  const auto is_white = [](unsigned char c) { return std::isspace(c) != 0; };
   std::string words;
   for (const toml::node& node : list) {
     if (!node.is_string()) fail(key.name, ": expected strings in the list, got ", kind_of(node));
     if (!words.empty()) words += ' ';
-    for (const char c : **node.as_string())
-      if (!std::isspace(static_cast<unsigned char>(c))) words += c;
+    std::string word = **node.as_string();
+    if (find_key("optimizer_args") != &key && std::any_of(word.begin(), word.end(), is_white))
+      fail(key.name, ": '", word, "' has white space in it; in a regular expression it is written \\s");
+    std::erase_if(word, is_white);
+    words += word;
   }
   return words;
 }
@@ -534,10 +539,10 @@ void validate(const TrainConfig& config) {
     try {
       parse();
     } catch (const flame::Error& error) {
-      check(false, name, ": ", error.what());
+      check(false, *name ? text(name, ": ") : "", error.what());
     }
   };
-  parses("LoRA", [&] { require_valid(lora_options(config)); });
+  parses("", [&] { require_valid(lora_options(config)); });
   parses("lr_scheduler", [&] { flame::LearningRateSchedule::parse(config.lr_scheduler); });
   positive("lr_scheduler_num_cycles", config.lr_scheduler_num_cycles);
   check(std::isfinite(config.lr_scheduler_power) && config.lr_scheduler_power > 0,

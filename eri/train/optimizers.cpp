@@ -205,11 +205,12 @@ std::string refuses_schedule(const OptimizerChoice& choice) {
 std::string refuses_rates(const OptimizerChoice& choice, const std::set<double>& factors) {
   const auto* adafactor = std::get_if<flame::AdafactorOptions>(&choice);
   if (adafactor && adafactor->relative_step && factors != std::set<double>{1})
-    return "AdaFactor chooses its own learning rates; give optimizer_args relative_step=False for unet_lr and "
-           "block_lr_weight";
+    return "AdaFactor chooses its own learning rates; give optimizer_args relative_step=False for unet_lr, "
+           "text_encoder_lr "
+           "and block_lr_weight, or the same number for learning_rate, unet_lr and text_encoder_lr";
   if (std::holds_alternative<flame::ProdigyOptions>(choice) && factors.size() > 1)
-    return "Prodigy finds one step size for all; block_lr_weight may be one number or 0 in each place, and unet_lr the "
-           "other learning rates' equal";
+    return "Prodigy finds one step size for all; block_lr_weight may be one number or 0 in each place, and unet_lr "
+           "and text_encoder_lr have to be equal";
   return "";
 }
 

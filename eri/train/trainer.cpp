@@ -47,7 +47,7 @@ void check_output(const TrainConfig& config) {
   fs::remove(fs::path(config.output_dir) / (config.output_name + ".writable"));
 }
 
-// What the options mean for this model, which the optimiser must be able to train.
+// What the options mean for this model, which the optimiser must be able to train, with all that is given a rate.
 LoraPlan checked_plan(const TrainConfig& config, const Family& family) {
   LoraPlan plan = plan_lora(family.lora_sites(), lora_options(config));
   std::set<double> factors;
@@ -55,6 +55,15 @@ LoraPlan checked_plan(const TrainConfig& config, const Family& family) {
   const std::string refusal =
       refuses_rates(choose_optimizer(config.optimizer_type, config.optimizer_args, config.weight_decay), factors);
   if (!refusal.empty()) fail("learning rates: ", refusal);
+  const LoraOptions options = lora_options(config);
+  for (const LoraPart part : {LoraPart::clip_l, LoraPart::clip_g}) {
+    const std::string prefix = lora_name(part, "");
+    const auto first = plan.lower_bound(prefix);
+    const bool trains = first != plan.end() && first->first.starts_with(prefix);
+    if (options.part_lr[static_cast<size_t>(part)] > 0 && !trains)
+      fail("text_encoder_lr: lora_preset and the patterns choose no layer of ",
+           part == LoraPart::clip_l ? "CLIP-L" : "CLIP-G", "; give it 0, or choose others");
+  }
   return plan;
 }
 
@@ -144,8 +153,9 @@ Trainer::Trainer(const TrainConfig& config)
   if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
 
   // 3. What is trained.
-  lora_ = LoraNetwork(family_->trained_targets(), lora_options(config_),
-                      family_->can_fuse() ? flame::DType::f32 : compute_dtype(config_.mixed_precision, device));
+  const LoraTargets targets = family_->trained_targets();
+  lora_ = LoraNetwork(targets, new_lora(targets, plan_, generator_.seed()),
+                      family_->can_fuse() ? flame::DType::f32 : compute_dtype(config_.mixed_precision, device), plan_);
   optimizer_ = make_optimizer(choose_optimizer(config_.optimizer_type, config_.optimizer_args, config_.weight_decay),
                               lora_.parameters());
   if (config_.mixed_precision == "fp16") optimizer_->scale_losses();
@@ -193,7 +203,8 @@ void Trainer::read_pictures_and_encoders(flame::Device device) {
                          .no_half_vae = config_.no_half_vae,
                          .max_token_length = config_.max_token_length});
     flame::synchronize(device);
-    family_->train(checked_plan(config_, *family_));  // before anything takes long
+    plan_ = checked_plan(config_, *family_);  // before anything takes long
+    family_->train(plan_);
   } catch (...) {
     pictures.get();
     throw;
@@ -311,8 +322,11 @@ std::string Trainer::save(const std::string& name, TrainLog& log) const {
   save_lora(file);
   if (config_.save_state) save_state(fs::path(config_.output_dir) / (name + "-state"));
   log.say(text("saved ", file.string(), config_.save_state ? " and its state" : ""));
-  const std::vector<std::string> complaints = verify_lora(file, family_->trained_targets()).complaints;
-  return complaints.empty() ? "" : text(file.string(), " would not load completely everywhere: ", listed(complaints));
+  const LoraReport report = verify_lora(file, family_->trained_targets());
+  if (report.complaints.empty()) return "";
+  if (report.complaints.size() == 1 && report.without_effect == report.modules)
+    return text(file.string(), " changes nothing yet: the learning rate has been 0, or no step could be made");
+  return text(file.string(), " would not load completely everywhere: ", listed(report.complaints));
 }
 
 void Trainer::save_lora(const fs::path& file) const {

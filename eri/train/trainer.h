@@ -67,6 +67,7 @@ class Trainer {
   std::unique_ptr<Previews> previews_;  // where the configuration asks for some
   DiffusionLoss loss_;
   flame::Generator generator_;
+  LoraPlan plan_;
   LoraNetwork lora_;
   std::unique_ptr<flame::Optimizer> optimizer_;
   flame::LearningRateSchedule schedule_;

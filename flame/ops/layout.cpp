@@ -178,7 +178,8 @@ Tensor cast(const Tensor& x, DType dtype) {
         gradients.add(dx_to, cast(dy, from));
       });
   // What a parameter's gradient is added up from is not rounded to the dtype that it is used in.
-  if (const SlotPtr& leaf = wants(x); leaf && leaf->epoch == 0) result.slot()->dtype = leaf->dtype;
+  if (const SlotPtr& leaf = wants(x); leaf && leaf->epoch == 0 && size_of(leaf->dtype) > size_of(dtype))
+    result.slot()->dtype = leaf->dtype;
   return result;
 }
 

@@ -146,15 +146,20 @@ TEST(LoraInventory, CountsBlocksByNumberAndParametersWithoutAlphas) {
 
 TEST(LoraInventory, ListsWhatIsNoModule) {
   const Tensor down = Tensor::ones({2, 3}), up = Tensor::ones({4, 2});
-  const std::string a = "lora_unet_mid_block_a", b = "lora_unet_mid_block_b", c = "lora_unet_mid_block_c";
+  const std::string a = "lora_unet_mid_block_a", b = "lora_unet_mid_block_b", c = "lora_unet_mid_block_c",
+                    d = "lora_unet_mid_block_d";
   const LoraInventory lora = inventory({{a + ".lora_down.weight", down},
                                         {a + ".lora_up.weight", Tensor::ones({4, 3})},  // of another rank
                                         {b + ".lora_down.weight", down},
                                         {c + ".hada_w1_a", up},
+                                        {d + ".lora_down.weight", down},
+                                        {d + ".lora_up.weight", up},
+                                        {d + ".alpha", Tensor::full({}, NAN)},
                                         {c + ".alpha", Tensor::ones({})}});
   EXPECT_EQ(lora.modules(), 0);
-  EXPECT_EQ(lora.others, (std::vector<std::string>{a + ".lora_down.weight", a + ".lora_up.weight",
-                                                   b + ".lora_down.weight", c + ".hada_w1_a"}));
+  EXPECT_EQ(lora.others,
+            (std::vector<std::string>{a + ".lora_down.weight", a + ".lora_up.weight", b + ".lora_down.weight",
+                                      c + ".hada_w1_a", d + ".lora_down.weight", d + ".lora_up.weight"}));
 }
 
 }  // namespace

@@ -80,7 +80,8 @@ class Layers : public testing::Test {
 TEST_F(Layers, ANewLoraChangesNothingAndIsKaimingUniform) {
   const std::vector<float> before = (*linear_)(rows_).to_host<float>(),
                            conv_before = (*conv_)(picture_).to_host<float>();
-  const LoraNetwork network(targets_, {.dim = 16, .alpha = 8, .conv_dim = 4, .conv_alpha = 2, .seed = 3});
+  const LoraNetwork network(targets_,
+                            new_lora(targets_, {.dim = 16, .alpha = 8, .conv_dim = 4, .conv_alpha = 2, .seed = 3}));
   EXPECT_EQ((*linear_)(rows_).to_host<float>(), before);
   EXPECT_EQ((*conv_)(picture_).to_host<float>(), conv_before);
   EXPECT_EQ(linear_->adapter()->scale, 0.5f);
@@ -188,13 +189,14 @@ TEST_F(Layers, RefuseALoraThatDoesNotFitNamingTheModule) {
 TEST(UNet, SavesItsLora) {
   const SyntheticCheckpoint weights(Geometry::load("models/eri-tiny.json"), 0, unet_prefix);
   const UNet unet(flame::Scope(weights, flame::DType::f32, flame::Device::cpu()));
-  const LoraNetwork network(lora_targets(unet, LoraPart::unet), {.dim = 2, .alpha = 1, .seed = 9});
+  const LoraTargets targets = lora_targets(unet, LoraPart::unet);
+  const LoraNetwork network(targets, new_lora(targets, {.dim = 2, .alpha = 1, .seed = 9}));
   const auto path = std::filesystem::temp_directory_path() / ("lora_test-" + std::to_string(getpid()) + ".safetensors");
   unet.save_lora(path);
   const LoRA read = LoRA::from_safetensors(path);
   std::filesystem::remove(path);
   EXPECT_EQ(read.modules().size(), 192);
-  EXPECT_EQ(read.rank(), 2);
+  EXPECT_EQ(read.ranks(), "2");
   const LoRA::Module& module = read.modules().at("lora_unet_middle_block_1_proj_in");
   EXPECT_EQ(module.alpha, 1);
   EXPECT_EQ(module.down.to_host<float>(), network.lora()

@@ -23,9 +23,7 @@ const std::string kModule = "lora_unet_input_blocks_4_1_proj_in";
 // A LoRA for eri-tiny as we write it, and files that differ from it in something.
 class Verify : public testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    targets_ = sdxl_lora_targets(Checkpoint("models/eri-tiny.safetensors"), true, LoraPreset::full);
-  }
+  static void SetUpTestSuite() { targets_ = sdxl_lora_targets(Checkpoint("models/eri-tiny.safetensors"), true); }
   static void TearDownTestSuite() { targets_.clear(); }
 
   Verify() {

@@ -58,7 +58,7 @@ class CudaSampling : public testing::Test {
 
 // Two LoRAs, the second of another rank and with a part of the modules only.
 void add_loras(const UNet& unet, bool to_be_fused) {
-  const LoraTargets targets = lora_targets(unet, LoraPart::unet, LoraPreset::full);
+  const LoraTargets targets = lora_targets(unet, LoraPart::unet);
   const LoRA first = random_lora(targets, {.dim = 4, .alpha = 0.2, .conv_dim = 2, .conv_alpha = 0.1, .seed = 1});
   const LoRA all = random_lora(targets, {.dim = 9, .alpha = 0.5, .conv_dim = 3, .conv_alpha = 0.1, .seed = 2});
   LoRA::Modules some;
@@ -147,7 +147,7 @@ SampleRequest cat() {
 
 TEST_F(CudaSampling, DrawsWhatTheCpuDraws) {
   const TemporaryFolder folder;
-  const LoraTargets targets = sdxl_lora_targets(Checkpoint(tiny), true, LoraPreset::full);
+  const LoraTargets targets = sdxl_lora_targets(Checkpoint(tiny), true);
   random_lora(targets, {.dim = 4, .alpha = 0.4, .conv_dim = 2, .conv_alpha = 0.2, .seed = 1})
       .save(folder / "lora.safetensors");
   const Tensor noise = unit_noise(1, {1, 4, 16, 16}, Device::cpu());

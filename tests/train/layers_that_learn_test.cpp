@@ -44,9 +44,8 @@ TEST(LayersThatLearn, AreThoseOfTheFile) {
     EXPECT_FALSE(name.starts_with("lora_unet_middle_block_1_")) << name;  // block_lr_weight 0
     EXPECT_EQ(name.find("_attn2_to_k"), name.npos) << name;               // exclude_patterns
   }
-  const LoraReport report =
-      verify_lora(folder / "lora.safetensors",
-                  sdxl_lora_targets(Checkpoint(config.pretrained_model_name_or_path), false, LoraPreset::full));
+  const LoraReport report = verify_lora(folder / "lora.safetensors",
+                                        sdxl_lora_targets(Checkpoint(config.pretrained_model_name_or_path), false));
   EXPECT_EQ(report.complaints, std::vector<std::string>());
   EXPECT_EQ(report.without_effect, 0);
 

@@ -129,6 +129,11 @@ TEST(TextTraining, RefusesRatesThatCannotBe) {
   TrainConfig nothing = text_run(folder.path(), {0, 0});
   nothing.unet_lr = 0;
   EXPECT_NE(error_of([&] { Trainer trainer(nothing); }).find("no layer of the model is left"), std::string::npos);
+  TrainConfig unused = text_run(folder.path(), {1e-3, 1e-3});
+  unused.exclude_patterns = "lora_te2_.*";
+  EXPECT_NE(error_of([&] { Trainer trainer(unused); }).find("no layer of CLIP-G"), std::string::npos);
+  unused.text_encoder_lr = {1e-3, 0};
+  EXPECT_NE(error_of([&] { Trainer trainer(unused); }).find("a model that does not train"), std::string::npos);
 }
 
 }  // namespace

@@ -213,6 +213,7 @@ TEST(TrainingMetadata, MinimalSaysNothingOfPicturesModelsAndDates) {
   TrainConfig config = tiny_run(folder.path());
   config.minimal_metadata = true;
   config.training_comment = "not for others";
+  config.exclude_patterns = ".*attn1.*";
   const std::set<std::string> needed = {"ss_v2",
                                         "ss_base_model_version",
                                         "ss_network_module",
@@ -233,8 +234,9 @@ TEST(TrainingMetadata, MinimalSaysNothingOfPicturesModelsAndDates) {
   const Metadata metadata = saved_by(config, folder / "secret.safetensors");
   EXPECT_EQ(keys_of(metadata), needed);
   EXPECT_EQ(metadata.at("modelspec.title"), "LoRA");  // not the file's name
+  EXPECT_EQ(metadata.at("ss_network_args"), "{}");
   const Checkpoint checkpoint(config.pretrained_model_name_or_path);
-  const LoraTargets targets = sdxl_lora_targets(checkpoint, false, LoraPreset::attn_mlp);
+  const LoraTargets targets = sdxl_lora_targets(checkpoint, false);
   EXPECT_EQ(verify_lora(folder / "secret.safetensors", targets).complaints, std::vector<std::string>());
 
   // What people write of the file themselves is theirs to say.
@@ -250,7 +252,7 @@ TEST(TrainingMetadata, MinimalSaysNothingOfPicturesModelsAndDates) {
 TEST(TrainingMetadata, OfALoraThatWasNotTrainedSaysSo) {
   const TemporaryFolder folder;
   const Checkpoint checkpoint("models/eri-tiny.safetensors");
-  const LoraTargets targets = sdxl_lora_targets(checkpoint, true, LoraPreset::attn_mlp);
+  const LoraTargets targets = sdxl_lora_targets(checkpoint, true);
   random_lora(targets, {}).save(folder / "random.safetensors", untrained_metadata(checkpoint, 7, 1.7e9));
   const Metadata metadata = SafetensorsFile(folder / "random.safetensors").metadata();
   EXPECT_EQ(metadata.at("ss_steps"), "0");
