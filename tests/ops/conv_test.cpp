@@ -103,6 +103,12 @@ TEST(Conv2d, IsRightAtTheNetworksSizes) {
   }
 }
 
+// Added one after the other, 5760 products would be off by 1e-6.
+TEST(Conv2d, RoundsAsLittleAsAMatrixProductAtSdxlsWidths) {
+  const Tensor x = Tensor::randn({1, 8, 8, 640}), weight = Tensor::randn({64, 3, 3, 640});
+  EXPECT_LT(reference::error(conv2d(x, weight, {}, 1, 1), convolve({Array(x), Array(weight)}, 1, 1)), 6e-7);
+}
+
 // The gradient of sum(y dy) for x, for stride 1: each product of the sum above, the other way round.
 Array input_gradient(const Array& dy, const Array& w, const Shape& x, Padding padding) {
   Array dx(x);
