@@ -12,8 +12,8 @@ using namespace flame;
 
 constexpr float kResEps = 1e-5f, kTransformerEps = 1e-6f;
 
-// To the bit what PyTorch has on the same device, which on a GPU multiplies by the inverse of a count and has its own
-// exp: with a t of 1000 the last bit of a frequency is visible in the wave.
+// As PyTorch computes them on the same device (on a GPU it multiplies by the inverse of a count): with a t of 1000 the
+// last bit of a frequency is visible in the wave. PyTorch's own builds for a CPU differ in that of a few, by their exp.
 Tensor wave_frequencies(int64_t count, Device device) {
   std::vector<float> exponents(static_cast<size_t>(count));
   const float waves = static_cast<float>(count);

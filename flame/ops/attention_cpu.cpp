@@ -75,73 +75,53 @@ struct Problem {
   int64_t grain(int64_t rows) const { return 1 + (1 << 18) / (rows * keys * depth + 1); }
 };
 
+void softmax_row(const float* x, float* y, int64_t n) {
+  std::copy_n(x, n, y);
+  multiply_row(y, n, 1 / exponentiate(y, n, 1).sum);
+}
+
+void softmax_gradient_row(const float* y, const float* dy, float* dx, int64_t n) {
+  const float mean = dot(y, dy, n);
+  for (int64_t j = 0; j < n; ++j) dx[j] = y[j] * (dy[j] - mean);
+}
+
+void log_softmax_row(const float* x, float* y, int64_t n) {
+  const float most = *std::max_element(x, x + n);
+  float sum = 0;
+  for (int64_t j = 0; j < n; ++j) sum += fast_exp(x[j] - most);
+  const float log_sum = std::log(sum);
+  for (int64_t j = 0; j < n; ++j) y[j] = x[j] - most - log_sum;
+}
+
+void log_softmax_gradient_row(const float* y, const float* dy, float* dx, int64_t n) {
+  const float sum = std::accumulate(dy, dy + n, 0.0f);
+  for (int64_t j = 0; j < n; ++j) dx[j] = dy[j] - fast_exp(y[j]) * sum;
+}
+
+// Each row of `out` from those of `in`: row(in..., out, width).
+template <class Row, class... In>
+void map_rows(const Row& row, const Tensor& out, const In&... in) {
+  const int64_t width = out.dim(-1), count = width ? out.numel() / width : 0;
+  write_as_f32(out, [&](const Tensor& to) {
+    parallel_for(count, 1 + 8192 / (width + 1), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        row(in.template data<float>() + i * width..., to.data<float>() + i * width, width);
+    });
+  });
+}
+
 }  // namespace
 
-void softmax(const Tensor& x, const Tensor& y) {
-  const Tensor from = as_f32(x);
-  const int64_t width = x.dim(-1), count = width ? x.numel() / width : 0;
-  write_as_f32(y, [&](const Tensor& to) {
-    const float* input = from.data<float>();
-    float* output = to.data<float>();
-    parallel_for(count, 1 + 8192 / (width + 1), [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        float* row = output + i * width;
-        std::copy_n(input + i * width, width, row);
-        multiply_row(row, width, 1 / exponentiate(row, width, 1).sum);
-      }
-    });
-  });
-}
+void softmax(const Tensor& x, const Tensor& y) { map_rows(softmax_row, y, as_f32(x)); }
 
 void softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx) {
-  const Tensor result = as_f32(y), gradient = as_f32(dy);
-  const int64_t width = y.dim(-1), count = width ? y.numel() / width : 0;
-  write_as_f32(dx, [&](const Tensor& to) {
-    const float *p = result.data<float>(), *dp = gradient.data<float>();
-    float* output = to.data<float>();
-    parallel_for(count, 1 + 8192 / (width + 1), [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float *a = p + i * width, *b = dp + i * width;
-        const float mean = dot(a, b, width);
-        for (int64_t j = 0; j < width; ++j) output[i * width + j] = a[j] * (b[j] - mean);
-      }
-    });
-  });
+  map_rows(softmax_gradient_row, dx, as_f32(y), as_f32(dy));
 }
 
-void log_softmax(const Tensor& x, const Tensor& y) {
-  const Tensor from = as_f32(x);
-  const int64_t width = x.dim(-1), count = width ? x.numel() / width : 0;
-  write_as_f32(y, [&](const Tensor& to) {
-    const float* input = from.data<float>();
-    float* output = to.data<float>();
-    parallel_for(count, 1 + 8192 / (width + 1), [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float* row = input + i * width;
-        const float most = *std::max_element(row, row + width);
-        float sum = 0;
-        for (int64_t j = 0; j < width; ++j) sum += fast_exp(row[j] - most);
-        const float log_sum = std::log(sum);
-        for (int64_t j = 0; j < width; ++j) output[i * width + j] = row[j] - most - log_sum;
-      }
-    });
-  });
-}
+void log_softmax(const Tensor& x, const Tensor& y) { map_rows(log_softmax_row, y, as_f32(x)); }
 
 void log_softmax_gradient(const Tensor& y, const Tensor& dy, const Tensor& dx) {
-  const Tensor result = as_f32(y), gradient = as_f32(dy);
-  const int64_t width = y.dim(-1), count = width ? y.numel() / width : 0;
-  write_as_f32(dx, [&](const Tensor& to) {
-    const float *log_p = result.data<float>(), *dp = gradient.data<float>();
-    float* output = to.data<float>();
-    parallel_for(count, 1 + 8192 / (width + 1), [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float *a = log_p + i * width, *b = dp + i * width;
-        const float sum = std::accumulate(b, b + width, 0.0f);
-        for (int64_t j = 0; j < width; ++j) output[i * width + j] = b[j] - fast_exp(a[j]) * sum;
-      }
-    });
-  });
+  map_rows(log_softmax_gradient_row, dx, as_f32(y), as_f32(dy));
 }
 
 void attention(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, const Tensor& out,
