@@ -42,6 +42,7 @@ struct LoraShare {
   int64_t rank;
   double alpha;
   double lr;  // factor of a step's learning rate
+  bool operator==(const LoraShare&) const = default;
 };
 // By module. Throws where the options do not go with the model, and where they leave nothing.
 using LoraPlan = std::map<std::string, LoraShare>;

@@ -30,6 +30,17 @@ LoraTargets sdxl_lora_targets(const Checkpoint& checkpoint, bool text_encoders) 
   return targets;
 }
 
+LoraSites sdxl_lora_sites(const Checkpoint& checkpoint) {
+  LoraSites sites;
+  const auto add = [&](LoraPart part, const flame::WeightSource& weights) {
+    for (const LoraSite& site : lora_sites(weights, part, LoraPreset::full)) sites.push_back(site);
+  };
+  add(LoraPart::unet, *checkpoint.unet());
+  add(LoraPart::clip_l, *checkpoint.clip_l());
+  add(LoraPart::clip_g, *checkpoint.clip_g());
+  return sites;
+}
+
 LoRA random_lora(const LoraTargets& targets, const LoraOptions& options) {
   LoRA::Modules modules = new_lora(targets, options).modules();
   flame::Generator generator(options.seed + 1);

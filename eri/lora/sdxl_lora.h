@@ -16,6 +16,9 @@ LoraTargets sdxl_lora_targets(const UNet& unet, const CLIPTextEncoder& clip_l, c
 // quick at full size.
 LoraTargets sdxl_lora_targets(const Checkpoint& checkpoint, bool text_encoders);
 
+// Their places, by the names and shapes of a checkpoint's weights alone.
+LoraSites sdxl_lora_sites(const Checkpoint& checkpoint);
+
 // new_lora with random `up`, too: a file that changes every module, for trying out programs.
 LoRA random_lora(const LoraTargets& targets, const LoraOptions& options);
 

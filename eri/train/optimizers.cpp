@@ -5,6 +5,7 @@
 #include <map>
 #include <sstream>
 
+#include "eri/lora/metadata.h"
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/optim/adamw8bit_kernels.h"
@@ -33,6 +34,7 @@ class Arguments {
 
   void number(const char* key, double& value) {
     if (const std::string* text = find(key); text && *text != "None") value = parse(key, *text);
+    in_full_ += flame::text(" ", key, "=", python_text(value));
   }
   void number(const char* key, int64_t& value) {
     double wide = static_cast<double>(value);
@@ -41,23 +43,27 @@ class Arguments {
     if (static_cast<double>(value) != wide) fail("optimizer_args: ", key, ": expected a whole number, got ", wide);
   }
   void flag(const char* key, bool& value) {
-    const std::string* text = find(key);
-    if (!text) return;
-    const std::string word = lower(*text);
-    if (word != "true" && word != "false") fail("optimizer_args: ", key, ": expected True or False, got '", *text, "'");
-    value = word == "true";
+    if (const std::string* text = find(key)) {
+      const std::string word = lower(*text);
+      if (word != "true" && word != "false")
+        fail("optimizer_args: ", key, ": expected True or False, got '", *text, "'");
+      value = word == "true";
+    }
+    in_full_ += flame::text(" ", key, "=", value ? "True" : "False");
   }
   void pair(const char* key, double& first, double& second) {
-    const std::string* text = find(key);
-    if (!text) return;
-    std::string inner = *text;
-    if (inner.starts_with("(") || inner.starts_with("[")) inner = inner.substr(1, inner.size() - 2);
-    const size_t comma = inner.find(',');
-    if (comma == inner.npos) fail("optimizer_args: ", key, ": expected two numbers with a comma, got '", *text, "'");
-    first = parse(key, inner.substr(0, comma));
-    second = parse(key, inner.substr(comma + 1));
+    if (const std::string* text = find(key)) {
+      std::string inner = *text;
+      if (inner.starts_with("(") || inner.starts_with("[")) inner = inner.substr(1, inner.size() - 2);
+      const size_t comma = inner.find(',');
+      if (comma == inner.npos) fail("optimizer_args: ", key, ": expected two numbers with a comma, got '", *text, "'");
+      first = parse(key, inner.substr(0, comma));
+      second = parse(key, inner.substr(comma + 1));
+    }
+    in_full_ += flame::text(" ", key, "=", python_text(first), ",", python_text(second));
   }
   bool has(const char* key) const { return given_.contains(key); }
+  const std::string& in_full() const { return in_full_; }  // all that were asked for
 
   // Once the optimiser has asked for all that it knows.
   void refuse_others(const char* optimizer) const {
@@ -82,6 +88,7 @@ class Arguments {
 
   std::map<std::string, std::string> given_;
   std::vector<std::string> known_;
+  std::string in_full_;
 };
 
 template <class Options>
@@ -156,9 +163,12 @@ int64_t bytes_8bit(int64_t elements) {
   return 2 * elements + 2 * kFloat * ((elements + flame::block_8bit - 1) / flame::block_8bit);
 }
 
-}  // namespace
+struct Chosen {
+  OptimizerChoice choice;
+  std::string in_full;
+};
 
-OptimizerChoice choose_optimizer(const std::string& type, const std::string& args, double weight_decay) {
+Chosen chosen(const std::string& type, const std::string& args, double weight_decay) {
   std::vector<std::string> names;
   for (const auto& [name, choose] : optimizers) {
     names.emplace_back(name);
@@ -166,11 +176,21 @@ OptimizerChoice choose_optimizer(const std::string& type, const std::string& arg
     Arguments arguments(args);
     const OptimizerChoice choice = choose(arguments, weight_decay);
     arguments.refuse_others(name);
-    return choice;
+    return {choice, name + arguments.in_full()};
   }
   std::string list;
   for (const std::string& name : names) list += (list.empty() ? "" : name == names.back() ? " or " : ", ") + name;
   fail("optimizer_type: expected ", list, ", got '", type, "'");
+}
+
+}  // namespace
+
+OptimizerChoice choose_optimizer(const std::string& type, const std::string& args, double weight_decay) {
+  return chosen(type, args, weight_decay).choice;
+}
+
+std::string optimizer_in_full(const std::string& type, const std::string& args, double weight_decay) {
+  return chosen(type, args, weight_decay).in_full;
 }
 
 std::unique_ptr<flame::Optimizer> make_optimizer(const OptimizerChoice& choice, flame::ParameterPack pack) {

@@ -24,6 +24,9 @@ using OptimizerChoice = std::variant<flame::AdamWOptions, AdamW8bitOptions, flam
 // unknown and what there is.
 OptimizerChoice choose_optimizer(const std::string& type, const std::string& args, double weight_decay);
 
+// The same with every argument that it knows and its value, "AdamW betas=0.9,0.999 ...": one text for one meaning.
+std::string optimizer_in_full(const std::string& type, const std::string& args, double weight_decay);
+
 std::unique_ptr<flame::Optimizer> make_optimizer(const OptimizerChoice& choice, flame::ParameterPack pack);
 
 // Whether it has a learning rate of its own, so that a schedule would be against it; what to say then, or nothing.

@@ -20,6 +20,7 @@ namespace fs = std::filesystem;
 using flame::fail;
 
 constexpr int format = 1;  // of run.json; a reader refuses what is newer
+constexpr const char* tensors_file = "state.safetensors";
 
 void sync_folder(const fs::path& folder) {
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY);
@@ -50,7 +51,7 @@ void save_state(const fs::path& folder, const RunState& state) {
   try {
     fs::remove_all(aside);  // left by a run that was killed while it saved
     fs::create_directories(aside);
-    flame::write_safetensors(aside / "state.safetensors", state.tensors);
+    flame::write_safetensors(aside / tensors_file, state.tensors);
     flame::write_file_atomically(aside / "run.json",
                                  run.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
     replace_folder(aside, folder);
@@ -61,7 +62,7 @@ void save_state(const fs::path& folder, const RunState& state) {
   }
 }
 
-RunState load_state(const fs::path& folder) {
+RunState load_settings(const fs::path& folder) {
   const fs::path file = folder / "run.json";
   std::ifstream in(file);
   if (!in) fail("resume: ", file.string(), " cannot be read; expected a ...-state folder that a run has saved");
@@ -80,7 +81,13 @@ RunState load_state(const fs::path& folder) {
   } catch (const std::exception& error) {
     fail("resume: ", file.string(), " cannot be used: ", error.what());
   }
-  const flame::SafetensorsFile tensors(folder / "state.safetensors");
+  flame::SafetensorsFile(folder / tensors_file);
+  return state;
+}
+
+RunState load_state(const fs::path& folder) {
+  RunState state = load_settings(folder);
+  const flame::SafetensorsFile tensors(folder / tensors_file);
   for (const auto& [name, entry] : tensors.entries()) state.tensors[name] = tensors.tensor(name);
   return state;
 }

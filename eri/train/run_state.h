@@ -21,7 +21,9 @@ struct RunState {
 // replaced in one move. Throws naming the folder and the reason.
 void save_state(const std::filesystem::path& folder, const RunState& state);
 
-// Throws naming the folder and what is wrong with it.
+// Both throw naming the folder and what is wrong with it. The first, which is quick, leaves the tensors out, but says
+// whether their file is whole.
+RunState load_settings(const std::filesystem::path& folder);
 RunState load_state(const std::filesystem::path& folder);
 
 }  // namespace eri

@@ -10,6 +10,7 @@
 #include "eri/lora/metadata.h"
 #include "eri/lora/verify.h"
 #include "eri/train/optimizers.h"
+#include "eri/train/same_run.h"
 #include "eri/train/training_metadata.h"
 #include "flame/core/error.h"
 #include "flame/device/plan_cache.h"
@@ -129,6 +130,12 @@ Trainer::Trainer(const TrainConfig& config)
       generator_(static_cast<uint64_t>(config.seed)),
       started_at_(now()),
       session_(std::random_device()()) {
+  std::string pictures_before;
+  if (!config_.resume.empty()) {
+    const RunState before = load_settings(config_.resume);
+    require_same_run(before, config_);
+    pictures_before = before.dataset;
+  }
   const flame::Device device = flame::Device::parse(config_.device);
   flame::set_deterministic(config_.deterministic);
   flame::set_tf32(config_.allow_tf32);
@@ -141,6 +148,9 @@ Trainer::Trainer(const TrainConfig& config)
   std::vector<SampleRequest> previews;
   if (!config_.sample_prompts.empty()) previews = preview_requests(config_);
   read_pictures_and_encoders(device);
+  if (!config_.resume.empty() && dataset_.fingerprint() != pictures_before)
+    fail("resume: the pictures or captions in ", config_.train_data_dir, " are not those that ", config_.resume,
+         " was trained on");
   loss_ = family_->loss_of(loss_options(config_));
   encode_all();
   if (!previews.empty()) previews_ = std::make_unique<Previews>(config_, previews, *family_);
@@ -357,52 +367,6 @@ void Trainer::save_state(const fs::path& folder) const {
 
 void Trainer::resume(const fs::path& folder) {
   const RunState state = load_state(folder);
-  // What decides the numbers must be as it was, or going on would be another run.
-  for (const ConfigKey& key : config_keys()) {
-    static const std::set<std::string_view> free = {"pretrained_model_name_or_path",
-                                                    "unet",
-                                                    "vae",
-                                                    "clip_l",
-                                                    "clip_g",
-                                                    "train_data_dir",
-                                                    "output_dir",
-                                                    "output_name",
-                                                    "save_every_n_steps",
-                                                    "save_state",
-                                                    "sample_prompts",
-                                                    "sample_every_n_steps",
-                                                    "sample_at_first",
-                                                    "sample_sampler",
-                                                    "sample_scheduler",
-                                                    "minimal_metadata",
-                                                    "metadata_title",
-                                                    "metadata_author",
-                                                    "metadata_description",
-                                                    "metadata_license",
-                                                    "metadata_tags",
-                                                    "metadata_usage_hint",
-                                                    "metadata_trigger_phrase",
-                                                    "training_comment",
-                                                    "resume",
-                                                    "device",
-                                                    "threads",
-                                                    "max_vram",
-                                                    "deterministic",
-                                                    "memory_policy",
-                                                    "cuda_graph",
-                                                    "max_train_steps"};
-    const std::string before = value_of(state.config, key), now = value_of(config_, key);
-    if (before != now && !free.contains(key.name))
-      fail("resume: ", folder.string(), " was trained with ", key.name, " = ", before, ", now it is ", now,
-           "; use the same value, or start a new run");
-  }
-  if (state.dataset != dataset_.fingerprint())
-    fail("resume: the pictures or captions in ", config_.train_data_dir, " are not those that ", folder.string(),
-         " was trained on");
-  if (state.step > config_.max_train_steps)
-    fail("resume: ", folder.string(), " is at step ", state.step,
-         ", beyond max_train_steps = ", config_.max_train_steps);
-
   std::map<std::string, Tensor> optimizer;
   size_t restored = 0;
   for (const auto& [name, tensor] : state.tensors) {

@@ -17,6 +17,7 @@ namespace eri {
 namespace {
 
 namespace fs = std::filesystem;
+using flame::testing::error_of;
 using flame::testing::TemporaryFolder;
 
 TrainConfig short_run(const fs::path& output, int64_t steps) {
@@ -168,6 +169,15 @@ TEST(Resume, CtrlCSavesAndEndsCleanly) {
   EXPECT_TRUE(fs::exists(lora)) << lora;
 }
 
+// What resuming `config` says, where it does not; all of it before there is a folder, let alone a model or pictures.
+std::string refusal(TrainConfig config, const fs::path& state, const fs::path& folder) {
+  config.resume = state;
+  config.output_dir = folder / "not made";
+  const std::string error = error_of([&] { Trainer other(config); });
+  EXPECT_FALSE(fs::exists(config.output_dir)) << error;
+  return error;
+}
+
 struct Change {
   const char* key;
   const char* value;
@@ -178,26 +188,86 @@ TEST(Resume, RefusesARunThatWouldBeAnother) {
   const TemporaryFolder folder;
   Trainer trainer(short_run(folder / "run", 4));
   trainer.step();
+  trainer.step();
   trainer.save_state(folder / "state");
   for (const auto& [key, value, says] : std::vector<Change>{
-           {"learning_rate", "0.5", "learning_rate"},
-           {"network_dim", "8", "network_dim"},
+           {"learning_rate", "0.5", "learning_rate = 0.004, now it is 0.5"},
+           {"network_dim", "8", "network_dim = 4, now it is 8"},
            {"seed", "7", "seed"},
            {"unet_lr", "1e-4", "unet_lr = auto, now it is 1e-04"},
-           {"conv_dim", "4", "conv_dim"},
-           {"resume", "/nowhere", "/nowhere"},
-           {"train_data_dir", "tests/data/plain", "pictures or captions"},
+           {"text_encoder_lr", "1e-4", "text_encoder_lr = none, now it is 1e-04"},
+           {"text_encoder_lr", "1e-4,0", "text_encoder_lr = none, now it is 1e-04,0"},
+           {"conv_dim", "4", "conv_dim = 0, now it is 4"},
+           {"exclude_patterns", ".*attn2.*", "exclude_patterns = none, now it is .*attn2.*"},
+           {"exclude_patterns", ".*attn3.*", "'.*attn3.*' matches none"},
+           {"lora_preset", "attn-only", "lora_preset = auto, now it is attn-only"},
+           {"v_parameterization", "true", "v_parameterization = auto, now it is true"},
+           {"optimizer_args", "eps=1e-6", "optimizer_args = none, now it is eps=1e-6"},
+           {"weight_decay", "0", "weight_decay = 0.01, now it is 0"},
+           {"max_train_steps", "1", "is at step 2, beyond max_train_steps = 1"},
        }) {
     TrainConfig config = short_run(folder / "run", 4);
-    config.resume = folder / "state";
     set_value(config, *find_key(key), value);
-    try {
-      Trainer other(config);
-      ADD_FAILURE() << key << " = " << value << " was accepted";
-    } catch (const flame::Error& error) {
-      EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
-    }
+    const std::string error = refusal(config, folder / "state", folder.path());
+    EXPECT_NE(error.find(says), error.npos) << key << " = " << value << " gave: " << error;
   }
+  const std::string nowhere = refusal(short_run(folder / "run", 4), "/nowhere", folder.path());
+  EXPECT_NE(nowhere.find("/nowhere/run.json cannot be read"), nowhere.npos) << nowhere;
+
+  TrainConfig config = short_run(folder / "run", 4);
+  config.resume = folder / "state";
+  config.train_data_dir = "tests/data/plain";
+  const std::string error = error_of([&] { Trainer other(config); });
+  EXPECT_NE(error.find("pictures or captions"), error.npos) << error;
+}
+
+TEST(Resume, RefusesBeforeTheModelIsLoaded) {
+  const TemporaryFolder folder;
+  Trainer trainer(short_run(folder / "run", 4));
+  trainer.save_state(folder / "state");
+  TrainConfig config = short_run(folder / "run", 4);
+  config.pretrained_model_name_or_path = config.train_data_dir = folder / "nowhere";
+  config.seed = 7;
+  const std::string error = refusal(config, folder / "state", folder.path());
+  EXPECT_NE(error.find("seed = 42, now it is 7"), error.npos) << error;
+}
+
+TEST(Resume, TakesTheSameInOtherWords) {
+  const TemporaryFolder folder;
+  const auto resumed = [&](TrainConfig config, const std::vector<std::pair<const char*, const char*>>& values) {
+    config.resume = folder / "state";
+    for (const auto& [key, value] : values) set_value(config, *find_key(key), value);
+    return error_of([&] { EXPECT_EQ(Trainer(config).steps_done(), 1); });
+  };
+  TrainConfig config = short_run(folder / "run", 4);
+  const auto save = [&] {
+    Trainer trainer(config);
+    trainer.step();
+    trainer.save_state(folder / "state");
+  };
+  save();
+  EXPECT_EQ(resumed(config, {{"unet_lr", "4e-3"},
+                             {"learning_rate", "0.0040"},
+                             {"text_encoder_lr", "0,0"},
+                             {"lora_preset", "attn-mlp"},
+                             {"block_dims", "9,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4"},
+                             {"block_lr_weight", "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1"},
+                             {"optimizer_type", "adamw"},
+                             {"optimizer_args", "weight_decay=1e-2 betas=(0.9,0.9990)"},
+                             {"weight_decay", "0.5"},
+                             {"v_parameterization", "false"},
+                             {"zero_terminal_snr", "false"},
+                             {"mixed_precision", "f32"}}),
+            "");
+  config = blocks_apart(with_text_encoders(config));
+  save();
+  EXPECT_EQ(resumed(config, {{"unet_lr", "5e-3"},
+                             {"text_encoder_lr", "0.0020, 0.0010"},
+                             {"lora_preset", "full"},
+                             {"conv_block_dims", "2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2"},
+                             {"conv_dim", "0"},
+                             {"exclude_patterns", "  .*attn2.* .*attn2\\.to_.*"}}),
+            "");
 }
 
 TEST(Resume, NamesABrokenState) {
@@ -205,18 +275,8 @@ TEST(Resume, NamesABrokenState) {
   Trainer trainer(short_run(folder / "run", 4));
   trainer.save_state(folder / "state");
   fs::resize_file(folder / "state" / "state.safetensors", 1000);
-  TrainConfig config = short_run(folder / "run", 4);
-  config.resume = folder / "state";
-  EXPECT_THROW(
-      {
-        try {
-          Trainer resumed(config);
-        } catch (const flame::Error& error) {
-          EXPECT_NE(std::string(error.what()).find("state.safetensors"), std::string::npos) << error.what();
-          throw;
-        }
-      },
-      flame::Error);
+  const std::string error = refusal(short_run(folder / "run", 4), folder / "state", folder.path());
+  EXPECT_NE(error.find("state.safetensors"), error.npos) << error;
 }
 
 }  // namespace

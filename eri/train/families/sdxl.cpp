@@ -106,16 +106,7 @@ class Sdxl : public Family {
     return tokens - std::min(tokens, room);
   }
 
-  LoraSites lora_sites() const override {
-    LoraSites sites;
-    const auto add = [&](LoraPart part, const flame::WeightSource& weights) {
-      for (const LoraSite& site : eri::lora_sites(weights, part, LoraPreset::full)) sites.push_back(site);
-    };
-    add(LoraPart::unet, *checkpoint_.unet());
-    add(LoraPart::clip_l, *checkpoint_.clip_l());
-    add(LoraPart::clip_g, *checkpoint_.clip_g());
-    return sites;
-  }
+  LoraSites lora_sites() const override { return sdxl_lora_sites(checkpoint_); }
 
   void train(const LoraPlan& plan) override {
     for (const LoraSite& site : lora_sites())

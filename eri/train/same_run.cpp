@@ -1,0 +1,123 @@
+#include "eri/train/same_run.h"
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+
+#include "eri/lora/sdxl_lora.h"
+#include "eri/train/optimizers.h"
+#include "flame/core/error.h"
+
+namespace eri {
+namespace {
+
+using flame::fail;
+
+// All others decide the numbers.
+constexpr std::array<std::string_view, 32> free_keys = {"pretrained_model_name_or_path",
+                                                        "unet",
+                                                        "vae",
+                                                        "clip_l",
+                                                        "clip_g",
+                                                        "train_data_dir",
+                                                        "output_dir",
+                                                        "output_name",
+                                                        "save_every_n_steps",
+                                                        "save_state",
+                                                        "sample_prompts",
+                                                        "sample_every_n_steps",
+                                                        "sample_at_first",
+                                                        "sample_sampler",
+                                                        "sample_scheduler",
+                                                        "minimal_metadata",
+                                                        "metadata_title",
+                                                        "metadata_author",
+                                                        "metadata_description",
+                                                        "metadata_license",
+                                                        "metadata_tags",
+                                                        "metadata_usage_hint",
+                                                        "metadata_trigger_phrase",
+                                                        "training_comment",
+                                                        "resume",
+                                                        "device",
+                                                        "threads",
+                                                        "max_vram",
+                                                        "deterministic",
+                                                        "memory_policy",
+                                                        "cuda_graph",
+                                                        "max_train_steps"};
+
+bool is_free(const ConfigKey& key) {
+  return std::find(free_keys.begin(), free_keys.end(), key.name) != free_keys.end();
+}
+
+// Keys whose values mean something together.
+using Keys = std::vector<const ConfigKey*>;
+
+Keys optimizer_keys() { return {find_key("optimizer_type"), find_key("optimizer_args"), find_key("weight_decay")}; }
+
+Keys model_keys() { return {find_key("v_parameterization"), find_key("zero_terminal_snr")}; }
+
+Keys lora_keys() {
+  Keys keys = {find_key("unet_lr"), find_key("text_encoder_lr")};
+  for (const ConfigKey& key : config_keys())
+    if (key.group == std::string_view(network_group)) keys.push_back(&key);
+  return keys;
+}
+
+std::string optimizer_of(const TrainConfig& config) {
+  return optimizer_in_full(config.optimizer_type, config.optimizer_args, config.weight_decay);
+}
+
+// What the model of `now` predicts where it is told what `config` tells it.
+std::tuple<bool, bool> prediction_of(const TrainConfig& config, const TrainConfig& now) {
+  ModelFiles files = model_files(now);
+  files.v_parameterization = config.v_parameterization;
+  files.zero_terminal_snr = config.zero_terminal_snr;
+  const Parametrization model = Checkpoint(files).parametrization();
+  return {model.v_prediction, model.zero_terminal_snr};
+}
+
+// Layer by layer.
+bool is_same_lora(const TrainConfig& before, const TrainConfig& now) {
+  const LoraSites sites = sdxl_lora_sites(Checkpoint(model_files(now)));
+  const LoraPlan plan = plan_lora(sites, lora_options(now));
+  try {
+    return plan_lora(sites, lora_options(before)) == plan;
+  } catch (const flame::Error&) {
+    return false;  // it was of another model
+  }
+}
+
+// `before` in the words of `now`, where these mean the same.
+TrainConfig in_words_of(const TrainConfig& now, TrainConfig before) {
+  const auto adopt = [&](const Keys& keys, const auto& mean_the_same) {
+    const bool differ = std::any_of(
+        keys.begin(), keys.end(), [&](const ConfigKey* key) { return value_of(before, *key) != value_of(now, *key); });
+    if (!differ || !mean_the_same()) return;
+    for (const ConfigKey* key : keys) set_value(before, *key, value_of(now, *key));
+  };
+  adopt(optimizer_keys(), [&] { return optimizer_of(before) == optimizer_of(now); });
+  adopt(model_keys(), [&] { return prediction_of(before, now) == prediction_of(now, now); });
+  adopt(lora_keys(), [&] { return is_same_lora(before, now); });
+  return before;
+}
+
+}  // namespace
+
+void require_same_run(const RunState& before, const TrainConfig& now) {
+  const TrainConfig then = in_words_of(now, before.config);
+  const auto word = [](const TrainConfig& config, const ConfigKey& key) {
+    const std::string value = value_of(config, key);
+    return value.empty() ? "none" : value;
+  };
+  for (const ConfigKey& key : config_keys()) {
+    if (is_free(key) || value_of(then, key) == value_of(now, key)) continue;
+    fail("resume: ", now.resume, " was trained with ", key.name, " = ", word(then, key), ", now it is ", word(now, key),
+         "; use the same value, or start a new run");
+  }
+  if (before.step > now.max_train_steps)
+    fail("resume: ", now.resume, " is at step ", before.step, ", beyond max_train_steps = ", now.max_train_steps);
+}
+
+}  // namespace eri

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "eri/train/run_state.h"
+
+namespace eri {
+
+// Throws where going on with `before` under today's settings would be another run: naming the key, what it was and
+// what it is. What is said in other words and means the same, such as a unet_lr that is learning_rate, is the same.
+// Opens the base model's files only where words differ whose meaning is up to them, and reads no weights.
+void require_same_run(const RunState& before, const TrainConfig& now);
+
+}  // namespace eri
