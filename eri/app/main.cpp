@@ -6,6 +6,7 @@
 
 #include "eri/app/commands.h"
 #include "eri/train/config.h"
+#include "eri/train/sd_scripts_keys.h"
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/device/device.h"
@@ -54,8 +55,9 @@ std::string remedy(const CLI::App& app, int argc, char** argv) {
   std::string text;
   for (const std::string& argument : arguments(argc, argv)) {
     const std::string flag = argument.substr(0, argument.find('='));
-    if (flag.starts_with("--") && std::find(known.begin(), known.end(), flag) == known.end())
-      text += "\nDid you mean " + flame::closest(flag, known) + "?";
+    if (!flag.starts_with("--") || std::find(known.begin(), known.end(), flag) != known.end()) continue;
+    const std::string instead = command->get_name() == "train" ? instead_of_sd_scripts_key(flag.substr(2)) : "";
+    text += instead.empty() ? "\nDid you mean " + flame::closest(flag, known) + "?" : "\n" + flag + ": " + instead;
   }
   const std::string name = command == &app ? "" : " " + command->get_name();
   return text + "\neri" + name + " --help lists all flags.";

@@ -14,6 +14,7 @@
 #include "eri/models/fused_unet.h"
 #include "eri/sampling/sample_request.h"
 #include "eri/train/optimizers.h"
+#include "eri/train/sd_scripts_keys.h"
 #include "flame/core/closest.h"
 #include "flame/core/error.h"
 #include "flame/optim/learning_rate.h"
@@ -311,6 +312,8 @@ void read_table(const toml::table& table, const std::filesystem::path& file, Tra
     const auto where = text(file.string(), ", line ", node.source().begin.line, ": ");
     const ConfigKey* key = find_key(name.str());
     if (!key) {
+      if (const std::string instead = instead_of_sd_scripts_key(name.str()); !instead.empty())
+        fail(where, "there is no key '", name.str(), "': ", instead);
       std::vector<std::string> names;
       for (const ConfigKey& known : keys) names.emplace_back(known.name);
       fail(where, "there is no key '", name.str(), "'; did you mean '", flame::closest(name.str(), names), "'?");

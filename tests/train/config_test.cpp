@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
+#include "eri/train/sd_scripts_keys.h"
 #include "flame/core/error.h"
 #include "tests/io/files.h"
 
@@ -98,6 +101,13 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
   for (const auto& [toml, says] : std::vector<Mistake>{
            {"learning_rat = 1e-4", {"run.toml, line 3", "learning_rat", "learning_rate"}},
            {"network_rank = 4", {"network_rank", "did you mean"}},
+           {"network_args = ['conv_dim=4']",
+            {"line 3", "no key 'network_args': its arguments are keys", "lora_preset"}},
+           {"network_module = 'networks.lora'", {"'network_module': delete it", "networks.lora"}},
+           {"network_train_unet_only = true", {"'network_train_unet_only': delete it", "text_encoder_lr"}},
+           {"network_train_text_encoder_only = true", {"only': give unet_lr = 0 and text_encoder_lr"}},
+           {"[a]\npreset = 'full'", {"line 4", "'preset': it is lora_preset"}},
+           {"max_train_epochs = 4", {"count in steps: max_train_steps"}},
            {"learning_rate = 'fast'", {"line 3", "learning_rate", "expected a number", "string"}},
            {"max_train_steps = 10.5", {"max_train_steps", "expected an integer"}},
            {"save_state = 1", {"save_state", "true or false"}},
@@ -146,6 +156,19 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
     const std::string message = complaint(whole + toml);
     for (const char* part : says) EXPECT_NE(message.find(part), message.npos) << toml << " gave: " << message;
   }
+}
+
+// A remedy is of use only while what it names is there, and what it is for is not.
+TEST(Config, RemediesForKeysOfSdScriptsNameOurs) {
+  for (const char* theirs : {"network_args", "network-module", "network_train_unet_only", "preset", "up_lr_weight",
+                             "no_metadata", "gradient_checkpointing", "save_every_n_epochs", "use_8bit_adam"}) {
+    EXPECT_EQ(find_key(theirs), nullptr) << theirs;
+    const std::string instead = instead_of_sd_scripts_key(theirs);
+    const bool names_ours = std::any_of(config_keys().begin(), config_keys().end(),
+                                        [&](const ConfigKey& key) { return instead.find(key.name) != instead.npos; });
+    EXPECT_TRUE(names_ours) << theirs << ": " << instead;
+  }
+  for (const ConfigKey& key : config_keys()) EXPECT_EQ(instead_of_sd_scripts_key(key.name), "") << key.name;
 }
 
 TEST(Config, AllThatIsWrongIsReportedAtOnce) {
