@@ -75,8 +75,15 @@ class Shares {
 
 LoraPreset preset_of(const LoraOptions& options) {
   const bool convolutions = options.conv_dim > 0 || !options.conv_block_dims.empty();
-  if (!convolutions && !options.conv_block_alphas.empty())
-    fail("conv_block_alphas: convolutions get no LoRA; give its rank, conv_dim or conv_block_dims");
+  const std::vector<int64_t>& blocks = options.conv_block_dims;
+  if (!blocks.empty() && std::all_of(blocks.begin(), blocks.end(), [](int64_t rank) { return rank == 0; }))
+    fail(
+        "conv_block_dims: all are 0; leave them out where convolutions get no LoRA (lora_preset full-lin has the "
+        "other layers of ResBlocks), or give one of the blocks a rank");
+  const bool has_alpha = options.conv_alpha != LoraOptions().conv_alpha;
+  if (!convolutions && (has_alpha || !options.conv_block_alphas.empty()))
+    fail(has_alpha ? "conv_alpha" : "conv_block_alphas",
+         ": convolutions get no LoRA; give its rank, conv_dim or conv_block_dims");
   if (!options.preset) return convolutions ? LoraPreset::full : LoraPreset::attn_mlp;
   if (convolutions && !has_convolutions(*options.preset))
     fail(options.conv_dim > 0 ? "conv_dim" : "conv_block_dims", ": the preset ", name_of(*options.preset),
@@ -134,11 +141,17 @@ LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
   include.require_use(chosen, layers, sites);
 
   const Shares shares(sites, options);
+  std::erase_if(chosen, [&](const LoraSite& site) {
+    const LoraShare share = shares.of(site);
+    return share.rank == 0 || share.lr == 0;
+  });
+  if (const auto pattern = include.first_unused(chosen))
+    fail("include_patterns: '", *pattern, "' brings no layer back: in the blocks of all that it matches the rank or ",
+         "block_lr_weight is 0");
   LoraPlan plan;
   for (const LoraSite& site : chosen) {
     if (exclude.match(site) && !include.match(site)) continue;
     const LoraShare share = shares.of(site);
-    if (share.rank == 0 || share.lr == 0) continue;
     if (share.alpha == 0)
       fail(site.kernel > 1 ? "conv_block_alphas" : "block_alphas",
            ": expected above 0 for a block with a LoRA, such as ", site.name);

@@ -71,17 +71,29 @@ bool LayerPatterns::match(const LoraSite& site) const {
   return std::any_of(patterns_.begin(), patterns_.end(), [&](const auto& pattern) { return pattern->matches(site); });
 }
 
-void LayerPatterns::require_use(const LoraSites& sites, const std::string& of, const LoraSites& all) const {
+const LayerPatterns::Pattern* LayerPatterns::unused(const LoraSites& sites) const {
   for (const auto& pattern : patterns_) {
     const auto fits = [&](const LoraSite& site) { return pattern->matches(site); };
-    if (std::any_of(sites.begin(), sites.end(), fits)) continue;
-    if (const auto found = std::find_if(all.begin(), all.end(), fits); found != all.end())
-      flame::fail(option_, ": '", pattern->text, "' matches none of ", of, "; ", found->path,
-                  ", which it does match, is no layer of the preset, or of a model that does not train");
-    const auto [piece, path] = closest_piece(pattern->text, sites);
-    flame::fail(option_, ": '", pattern->text, "' matches none of ", of, "; it has to match a whole name, and the ",
-                "closest in one is '", piece, "' in ", path);
+    if (std::none_of(sites.begin(), sites.end(), fits)) return pattern.get();
   }
+  return nullptr;
+}
+
+std::optional<std::string> LayerPatterns::first_unused(const LoraSites& sites) const {
+  const Pattern* pattern = unused(sites);
+  return pattern ? std::optional(pattern->text) : std::nullopt;
+}
+
+void LayerPatterns::require_use(const LoraSites& sites, const std::string& of, const LoraSites& all) const {
+  const Pattern* pattern = unused(sites);
+  if (!pattern) return;
+  const auto fits = [&](const LoraSite& site) { return pattern->matches(site); };
+  if (const auto found = std::find_if(all.begin(), all.end(), fits); found != all.end())
+    flame::fail(option_, ": '", pattern->text, "' matches none of ", of, "; ", found->path,
+                ", which it does match, is no layer of the preset, or of a model that does not train");
+  const auto [piece, path] = closest_piece(pattern->text, sites);
+  flame::fail(option_, ": '", pattern->text, "' matches none of ", of, "; it has to match a whole name, and the ",
+              "closest in one is '", piece, "' in ", path);
 }
 
 }  // namespace eri

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,13 +17,16 @@ class LayerPatterns {
   LayerPatterns(const char* option, const std::vector<std::string>& patterns);
   ~LayerPatterns();
 
-  bool match(const LoraSite& site) const;  // one of them
+  bool match(const LoraSite& site) const;                                 // one of them
+  std::optional<std::string> first_unused(const LoraSites& sites) const;  // that matches none of them
   // Throws for one that matches none of the sites, which messages call `of`: with one of `all` that it does match, or
   // the closest path.
   void require_use(const LoraSites& sites, const std::string& of, const LoraSites& all) const;
 
  private:
   struct Pattern;
+  const Pattern* unused(const LoraSites& sites) const;
+
   const char* option_;
   std::vector<std::unique_ptr<Pattern>> patterns_;
 };

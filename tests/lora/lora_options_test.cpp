@@ -108,6 +108,14 @@ TEST(LoraOptions, GiveEachBlockItsRankAlphaAndRate) {
   EXPECT_FALSE(plan.contains("lora_te2_text_model_encoder_layers_0_mlp_fc1"));  // part_lr
 }
 
+// For blocks of which those in the middle have nothing.
+template <class Number>
+std::vector<Number> without_middle() {
+  std::vector<Number> each(23, 1);
+  std::fill(each.begin() + 10, each.begin() + 13, 0);
+  return each;
+}
+
 TEST(LoraOptions, PatternsMatchWholeNames) {
   const auto chosen = [](std::vector<std::string> exclude, std::vector<std::string> include = {}) {
     return counts(plan_lora(sdxl(), {.include_patterns = include, .exclude_patterns = exclude}));
@@ -116,6 +124,10 @@ TEST(LoraOptions, PatternsMatchWholeNames) {
   EXPECT_EQ(chosen({R"(.*\.attn2\.to_[kv])"}), (Counts{722 - 140, 72, 192}));
   EXPECT_EQ(chosen({R"(middle_block\.1\.proj_(in|out))", "lora_te1_.*"}), (Counts{720, 0, 192}));
   EXPECT_EQ(chosen({".*"}, {R"(input_blocks\.4\..*)"}), (Counts{22, 0, 0}));
+  EXPECT_EQ(counts(plan_lora(sdxl(), {.block_dims = without_middle<int64_t>(),
+                                      .include_patterns = {R"((input_blocks\.4|middle_block)\..*)"},
+                                      .exclude_patterns = {".*"}})),
+            (Counts{22, 0, 0}));
   EXPECT_EQ(chosen({"(?!.*proj).*", R"(.*self_attn.*|.*\.mlp\..*)"}), (Counts{22 + 70, 0, 0}));  // ff.net.0.proj too
 }
 
@@ -134,6 +146,9 @@ TEST(LoraOptions, SayInOneSentenceWhatCannotBe) {
            {{.block_lr_weight = std::vector<double>(23, -1)}, {"block_lr_weight", "0 or more, got -1"}},
            {{.block_lr_weight = std::vector<double>(23, 0), .preset = LoraPreset::unet_only}, {"conv_dim"}},
            {{.conv_block_alphas = std::vector<double>(23, 1)}, {"conv_block_alphas", "give its rank"}},
+           {{.conv_alpha = 4}, {"conv_alpha: convolutions get no LoRA", "conv_dim"}},
+           {{.conv_dim = 4, .conv_block_dims = std::vector<int64_t>(23, 0)},
+            {"conv_block_dims: all are 0", "full-lin"}},
            {{.part_lr = {0, 0, 0}}, {"no layer", "is left"}},
            {{.conv_dim = 4, .preset = LoraPreset::attn_only}, {"conv_dim", "attn-only has no convolutions"}},
            {{.exclude_patterns = {"attn1"}}, {"'attn1' matches none of the 986 layers", "attn-mlp", "whole name"}},
@@ -141,6 +156,14 @@ TEST(LoraOptions, SayInOneSentenceWhatCannotBe) {
            {{.exclude_patterns = {".*in_layers.*"}}, {"none of the 986 layers of the preset attn-mlp"}},
            {{.include_patterns = {".*"}}, {"include_patterns", "exclude_patterns"}},
            {{.include_patterns = {"ff"}, .exclude_patterns = {".*"}}, {"include_patterns", "'ff'"}},
+           {{.block_dims = without_middle<int64_t>(),
+           .include_patterns = {".*attn1.*", "middle_block.*"},
+           .exclude_patterns = {".*"}},
+            {"include_patterns: 'middle_block.*' brings no layer back", "the rank or block_lr_weight is 0"}},
+           {{.block_lr_weight = without_middle<double>(),
+           .include_patterns = {"lora_unet_middle_block_1_.*"},
+           .exclude_patterns = {".*ff.*"}},
+            {"'lora_unet_middle_block_1_.*' brings no layer back"}},
            {{.exclude_patterns = {".*(to_q"}}, {"exclude_patterns", "'.*(to_q'", "no regular expression"}},
            {{.exclude_patterns = {".*"}}, {"no layer", "is left"}},
            {{.exclude_patterns = {"((.*)*)*[^z]z"}}, {"'((.*)*)*[^z]z'", "takes too long"}},

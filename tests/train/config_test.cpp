@@ -135,6 +135,8 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
            {"network_alpha = 0", {"network_alpha"}},
            {"conv_dim = -1", {"conv_dim", "0 to 4096"}},
            {"conv_dim = 4\nconv_alpha = 0", {"conv_alpha", "above 0"}},
+           {"conv_alpha = 8", {"conv_alpha: convolutions get no LoRA", "conv_dim"}},
+           {"conv_block_dims = [0, 0]", {"conv_block_dims: all are 0"}},
            {"block_dims = [4, 4.5]", {"line 3", "block_dims", "integers in the list"}},
            {"block_dims = '4,,4'", {"line 3", "block_dims", "integers with commas"}},
            {"block_dims = [4, -4]", {"block_dims", "0 to 4096"}},
