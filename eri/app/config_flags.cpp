@@ -2,16 +2,17 @@
 
 namespace eri {
 
-void ConfigFlags::add_to(CLI::App& command, const ConfigKey& key) {
+CLI::Option* ConfigFlags::add_to(CLI::App& command, const ConfigKey& key, const char* help) {
   const std::string flags = std::string("--") + key.name + (find_key("model") == &key ? ",--model" : "");
   const std::string by_default = value_of(TrainConfig(), key);
   const bool is_switch = std::holds_alternative<bool TrainConfig::*>(key.member) ||
                          std::holds_alternative<std::optional<bool> TrainConfig::*>(key.member);
   auto* option = command.add_option_function<std::string>(
       flags, [this, &key](const std::string& value) { given_.emplace_back(&key, value); },
-      is_switch ? key.help + (" [" + by_default + " where it is not given]") : key.help);
+      (help ? help : key.help) + (is_switch ? " [" + by_default + " where it is not given]" : ""));
   option->group(key.group)->type_name(type_name(key))->default_str(by_default)->run_callback_for_default(false);
   if (is_switch) option->expected(0, 1)->default_str("true");
+  return option;
 }
 
 void ConfigFlags::apply(TrainConfig& config) const {

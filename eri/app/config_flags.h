@@ -12,8 +12,9 @@ namespace eri {
 // Keys of a training run's configuration as options of a command: what was given, in its order.
 class ConfigFlags {
  public:
-  // The object must stay where it is until the command line has been read.
-  void add_to(CLI::App& command, const ConfigKey& key);
+  // With another text than the key's where that is of training. The object must stay where it is until the command line
+  // has been read.
+  CLI::Option* add_to(CLI::App& command, const ConfigKey& key, const char* help = nullptr);
   void apply(TrainConfig& config) const;
 
  private:

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 
@@ -7,6 +8,20 @@
 #include "eri/train/training_metadata.h"
 
 namespace eri {
+
+namespace {
+
+// What options of training mean where nothing is trained.
+constexpr std::pair<std::string_view, const char*> own_help[] = {
+    {"block_lr_weight",
+     "0 for those of the same blocks that get no LoRA, any other number for those that do; otherwise all do"},
+    {"exclude_patterns",
+     "regular expressions for names of layers that get none, apart by spaces, such as .*attn2.*; otherwise none is "
+     "left out"},
+    {"seed", "the random factors follow from it"},
+    {"minimal_metadata", "only what programs need to load it: nothing of the model and dates"}};
+
+}  // namespace
 
 void add_init_lora(CLI::App& app) {
   struct Arguments {
@@ -18,10 +33,15 @@ void add_init_lora(CLI::App& app) {
   auto* command = app.add_subcommand("init-lora", "Write a LoRA with random factors, to try other programs with");
   auto a = std::make_shared<Arguments>();
   add_model(*command, a->model);
-  command->add_flag("--text_encoders", a->text_encoders, "modules of both text encoders, too");
+  command->add_flag("--text_encoders", a->text_encoders,
+                    "modules of both text encoders, too; otherwise of the UNet alone");
   for (const ConfigKey& key : config_keys()) {
-    const bool is_other = find_key("seed") == &key || find_key("minimal_metadata") == &key;
-    if (std::string_view(key.group) == network_group || is_other) a->flags.add_to(*command, key);
+    const auto* own = std::find_if(std::begin(own_help), std::end(own_help),
+                                   [&](const auto& known) { return known.first == key.name; });
+    const bool has_own = own != std::end(own_help);
+    if (!has_own && std::string_view(key.group) != network_group) continue;
+    CLI::Option* option = a->flags.add_to(*command, key, has_own ? own->second : nullptr);
+    if (find_key("seed") == &key) option->group(network_group);
   }
   command->add_option("--output", a->output, "the file to write")->type_name("FILE")->required();
   command->callback([a] {

@@ -100,9 +100,9 @@ void add_model(CLI::App& command, ModelFiles& model) {
   add("--model,--pretrained_model_name_or_path", model.model,
       "an SDXL model: a .safetensors file or a diffusers folder");
   add("--unet", model.unet, "a UNet in a file or folder of its own, in place of the model's");
-  add("--vae", model.vae, "a VAE, such as sdxl_vae.safetensors");
-  add("--clip_l", model.clip_l, "the text encoder CLIP-L, such as clip_l.safetensors");
-  add("--clip_g", model.clip_g, "the text encoder CLIP-G, such as clip_g.safetensors");
+  add("--vae", model.vae, "a VAE, such as sdxl_vae.safetensors, in place of the model's");
+  add("--clip_l", model.clip_l, "the text encoder CLIP-L, such as clip_l.safetensors, in place of the model's");
+  add("--clip_g", model.clip_g, "the text encoder CLIP-G, such as clip_g.safetensors, in place of the model's");
   const auto add_switch = [&](const char* flag, std::optional<bool>& value, const char* help) {
     command.add_option(flag, value, help)->type_name("BOOL")->expected(0, 1)->default_str("true")->group("Model");
   };
