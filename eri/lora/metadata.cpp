@@ -85,8 +85,12 @@ bool is_minimal(const std::string& key) {
 // ss_NAME_name, ss_NAME_hash and ss_new_NAME_hash.
 Metadata file_metadata(const std::filesystem::path& path, const std::string& name) {
   const auto trimmed = path.has_filename() ? path : path.parent_path();  // of "folder/"
+  const std::string legacy_key = "ss_" + name + "_hash", key = "ss_new_" + name + "_hash";
   Metadata metadata = {{"ss_" + name + "_name", trimmed.filename().string()}};
-  if (std::filesystem::is_directory(path)) return metadata;
+  if (std::filesystem::is_directory(path)) {
+    metadata[legacy_key] = metadata[key] = "IsADirectory";  // sd-scripts' word
+    return metadata;
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) flame::fail("cannot open ", path.string());
   Sha256 all, legacy;
@@ -97,8 +101,8 @@ Metadata file_metadata(const std::filesystem::path& path, const std::string& nam
     if (at == kLegacyBegin) legacy.add(block.data(), static_cast<size_t>(file.gcount()));
   }
   if (file.bad()) flame::fail("cannot read ", path.string());
-  metadata["ss_" + name + "_hash"] = legacy.hex().substr(0, kLegacyDigits);
-  metadata["ss_new_" + name + "_hash"] = all.hex();
+  metadata[legacy_key] = legacy.hex().substr(0, kLegacyDigits);
+  metadata[key] = all.hex();
   return metadata;
 }
 

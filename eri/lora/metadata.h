@@ -22,7 +22,7 @@ flame::Metadata describe_modules(const LoRA& lora);
 flame::Metadata lora_hashes(const std::map<std::string, flame::Tensor>& tensors, const flame::Metadata& metadata);
 
 // What sd-scripts notes of the base model: ss_sd_model_name, ss_sd_model_hash and ss_new_sd_model_hash, and ss_vae_* of
-// a VAE of its own. Reads all of the files; a folder has a name only.
+// a VAE of its own. Reads all of the files; the hashes of a folder are "IsADirectory".
 flame::Metadata base_model_metadata(const ModelFiles& files);
 
 std::string python_text(double value);  // 8 -> "8.0", 1e-4 -> "0.0001", 1e-5 -> "1e-05"

@@ -9,6 +9,7 @@
 
 #include "eri/lora/sdxl_lora.h"
 #include "eri/lora/verify.h"
+#include "eri/models/synthetic.h"
 #include "eri/train/dataset_metadata.h"
 #include "eri/train/trainer.h"
 #include "tests/io/pictures.h"
@@ -260,6 +261,23 @@ TEST(TrainingMetadata, OfALoraThatWasNotTrainedSaysSo) {
   EXPECT_EQ(metadata.at("modelspec.date"), "2023-11-14T22:13:20");
   EXPECT_EQ(metadata.at("ss_sd_model_name"), "eri-tiny.safetensors");
   EXPECT_EQ(verify_lora(folder / "random.safetensors", targets).complaints, std::vector<std::string>());
+}
+
+// As of sd-scripts, in whose train_util.py model_hash() and calculate_sha256() say so.
+TEST(TrainingMetadata, OfAFolderHasAWordForItsHashes) {
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_run(folder.path());
+  config.pretrained_model_name_or_path = (folder / "sdxl-base").string() + "/";
+  write_synthetic_checkpoint(folder / "sdxl-base", Geometry::load("models/eri-tiny.json"), 1, flame::DType::f16,
+                             ModelLayout::diffusers);
+  const Metadata trained = saved_by(config, folder / "trained.safetensors");
+  const Metadata untrained = untrained_metadata(Checkpoint(config.pretrained_model_name_or_path), 7, 1.7e9);
+  for (const char* key : sd_scripts_keys) EXPECT_TRUE(trained.contains(key)) << key;
+  for (const Metadata& metadata : {trained, untrained}) {
+    EXPECT_EQ(metadata.at("ss_sd_model_name"), "sdxl-base");
+    EXPECT_EQ(metadata.at("ss_sd_model_hash"), "IsADirectory");
+    EXPECT_EQ(metadata.at("ss_new_sd_model_hash"), "IsADirectory");
+  }
 }
 
 // --- Pictures ---
