@@ -1,27 +1,24 @@
 // Training on a GPU holds what it held, however long a run is and however often one begins and ends. Skipped where
 // there is no GPU.
 #include <gtest/gtest.h>
-#include <malloc.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <iostream>
 #include <memory>
 
 #include "eri/train/trainer.h"
 #include "flame/device/cuda.h"
 #include "tests/io/files.h"
+#include "tests/train/host_memory.h"
 #include "tests/train/tiny_run.h"
 
 namespace eri {
 namespace {
 
 using flame::testing::TemporaryFolder;
-
-constexpr double MiB = 1 << 20;
 
 // The allocator's count, in bytes.
 struct Held {
@@ -53,20 +50,6 @@ int64_t on_card() {
   return static_cast<int64_t>((total - free) >> 20);
 }
 
-// What malloc keeps to be used again, of threads that have ended most of all, is not lost: it goes back first.
-double resident() {
-  ::malloc_trim(0);
-  size_t total = 0, pages = 0;
-  std::ifstream("/proc/self/statm") >> total >> pages;
-  return static_cast<double>(pages) * static_cast<double>(::sysconf(_SC_PAGESIZE));
-}
-
-// Of malloc's, which tells what is lost from what is only not given back.
-double in_use() {
-  const struct mallinfo2 all = ::mallinfo2();
-  return static_cast<double>(all.uordblks + all.hblkhd);
-}
-
 class Endurance : public testing::Test {
  protected:
   static void SetUpTestSuite() { ::setenv("ERI_PLAN_CACHE", "off", 0); }  // leaves the user's alone
@@ -89,7 +72,7 @@ class Endurance : public testing::Test {
     trainer.step();
     const Held expected = held();
     const int64_t expected_on_card = on_card(), steps = config.max_train_steps;
-    double resident_before = 0;
+    HostMemory before = {};
     for (int64_t step = 5; step <= steps; ++step) {
       const StepResult result = trainer.step();
       ASSERT_TRUE(std::isfinite(result.loss)) << "step " << step;
@@ -97,11 +80,12 @@ class Endurance : public testing::Test {
       if (step % (steps / 10) == 0) {
         ASSERT_EQ(on_card(), expected_on_card) << "step " << step;
       }
-      if (step == steps / 10) resident_before = resident();
+      if (step == steps / 10) before = HostMemory::now();
     }
-    EXPECT_LE(resident(), resident_before + 2 * MiB);
-    std::cout << steps << " steps: " << expected << " bytes, " << expected_on_card << " MiB of the card, "
-              << resident_before / MiB << " MiB of the host's memory, at the end " << resident() / MiB << std::endl;
+    const HostMemory after = HostMemory::now();
+    std::cout << steps << " steps: " << expected << " bytes, " << expected_on_card
+              << " MiB of the card; the host's: " << before << ", at the end " << after << std::endl;
+    expect_no_more(after, before);
   }
 
   TemporaryFolder folder_;
@@ -138,21 +122,21 @@ class Cycles {
     if (cycle > 2) {
       ASSERT_EQ(now, settled_) << "after cycle " << cycle;
     }
-    if (cycle == 5) on_card_ = on_card(), resident_ = resident(), in_use_ = in_use();
+    if (cycle == 5) on_card_ = on_card(), host_ = HostMemory::now();
   }
   void expect_nothing_left(int cycles) const {
     EXPECT_EQ(on_card(), on_card_);
-    EXPECT_LE(resident(), resident_ * 1.01);
-    std::cout << cycles << " cycles: " << settled_ << " bytes, " << on_card_ << " MiB of the card, " << resident_ / MiB
-              << " MiB of the host's memory, at the end " << resident() / MiB << "; in use of malloc's "
-              << in_use_ / MiB << ", at the end " << in_use() / MiB << std::endl;
+    const HostMemory after = HostMemory::now();
+    std::cout << cycles << " cycles: " << settled_ << " bytes, " << on_card_
+              << " MiB of the card; the host's: " << host_ << ", at the end " << after << std::endl;
+    expect_no_more(after, host_);
   }
 
  private:
   size_t left_ = 0;
   Held settled_ = {};
   int64_t on_card_ = 0;
-  double resident_ = 0, in_use_ = 0;
+  HostMemory host_ = {};
 };
 
 TEST_F(Endurance, FiftyTrainersLeaveNothing) {
@@ -188,3 +172,9 @@ TEST_F(Endurance, FiftySavesAndResumesLeaveNothing) {
 
 }  // namespace
 }  // namespace eri
+
+int main(int argc, char** argv) {
+  eri::count_every_byte(argv);
+  testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
