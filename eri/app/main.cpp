@@ -56,7 +56,8 @@ std::string remedy(const CLI::App& app, int argc, char** argv) {
   for (const std::string& argument : arguments(argc, argv)) {
     const std::string flag = argument.substr(0, argument.find('='));
     if (!flag.starts_with("--") || std::find(known.begin(), known.end(), flag) != known.end()) continue;
-    const std::string instead = command->get_name() == "train" ? instead_of_sd_scripts_key(flag.substr(2)) : "";
+    const bool makes_loras = command->get_option_no_throw("--lora_preset") != nullptr;
+    const std::string instead = makes_loras ? instead_of_sd_scripts_key(flag.substr(2)) : "";
     text += instead.empty() ? "\nDid you mean " + flame::closest(flag, known) + "?" : "\n" + flag + ": " + instead;
   }
   const std::string name = command == &app ? "" : " " + command->get_name();
