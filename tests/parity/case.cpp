@@ -78,8 +78,10 @@ Case load_case(const fs::path& folder, const Options& options) {
   result.tolerances = read_tolerances(json.at("tolerances"));
   result.tolerances.push_back({"*", read_tolerance(json.at("tolerance"))});
   result.groups = read_tolerances(json.at("groups"));
-  if (const std::string dtype(flame::name(options.dtype)); json.contains(dtype))
+  if (const std::string dtype(flame::name(options.dtype)); json.contains(dtype)) {
     judge_by_reference(result, json.at(dtype));
+    result.draws = json.value("draws", 1);
+  }
   if (const fs::path inputs = folder / "inputs.safetensors"; fs::exists(inputs)) result.inputs = read_tensors(inputs);
   for (auto& [name, tensor] : result.inputs) tensor = tensor.to(options.device);
   return result;

@@ -33,6 +33,7 @@ struct Case {
   flame::DType dtype = flame::DType::f32;  // that the models compute in
   std::filesystem::path checkpoint;        // whose weights the models have; empty: those of the seed
   bool fused = false;                      // the UNet's transformers
+  int draws = 1;                           // results whose mean distances are judged
 
   std::string name() const { return folder.filename().string(); }
   const Tensor& input(const std::string& tensor) const;  // throws if there is none

@@ -49,22 +49,27 @@ double limit(const std::vector<Tolerance>& tolerances, const std::string& name) 
 
 }  // namespace
 
-std::vector<Finding> compare(const Tensors& actual, const Tensors& expected, const std::vector<Tolerance>& tolerances,
-                             const std::vector<Tolerance>& groups) {
+std::vector<Finding> compare(const std::vector<Tensors>& draws, const Tensors& expected,
+                             const std::vector<Tolerance>& tolerances, const std::vector<Tolerance>& groups) {
   std::vector<Finding> findings;
-  std::map<std::string, Distance> distances;
-  for (const auto& [name, tensor] : expected) {
-    const Distance found = distances[name] = distance(actual, name, tensor);
-    findings.push_back({name, found.relative(), limit(tolerances, name)});
-  }
-  for (const auto& [pattern, limit] : groups) {
-    Distance all;
-    for (const auto& [name, found] : distances) {
-      if (!matches(pattern, name)) continue;
-      all.difference += found.difference;
-      all.expected += found.expected;
+  for (const auto& [name, tensor] : expected) findings.push_back({name, 0, limit(tolerances, name)});
+  for (const auto& [pattern, limit] : groups) findings.push_back({"all:" + pattern, 0, limit});
+  for (const Tensors& actual : draws) {
+    auto finding = findings.begin();
+    const auto add = [&](const Distance& found) {
+      finding++->error += found.relative() / static_cast<double>(draws.size());
+    };
+    std::map<std::string, Distance> distances;
+    for (const auto& [name, tensor] : expected) add(distances[name] = distance(actual, name, tensor));
+    for (const auto& group : groups) {
+      Distance all;
+      for (const auto& [name, found] : distances) {
+        if (!matches(group.pattern, name)) continue;
+        all.difference += found.difference;
+        all.expected += found.expected;
+      }
+      add(all);
     }
-    findings.push_back({"all:" + pattern, all.relative(), limit});
   }
   return findings;
 }

@@ -15,8 +15,8 @@ struct Finding {
   bool ok() const { return error <= limit; }
 };
 
-// One finding for each expected tensor, then one for each group.
-std::vector<Finding> compare(const Tensors& actual, const Tensors& expected, const std::vector<Tolerance>& tolerances,
-                             const std::vector<Tolerance>& groups);
+// One finding for each expected tensor, then one for each group; their errors are the means over the draws.
+std::vector<Finding> compare(const std::vector<Tensors>& draws, const Tensors& expected,
+                             const std::vector<Tolerance>& tolerances, const std::vector<Tolerance>& groups);
 
 }  // namespace eri::parity

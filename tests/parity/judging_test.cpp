@@ -20,20 +20,25 @@ class Judging : public testing::Test {
     std::ofstream(folder_ / "case.json") << R"({"kind": "unet_loss", "params": {}, "seed": null, "geometry": )"
                                          << geometry << R"(, "tolerance": )" << tolerance
                                          << R"(, "tolerances": {"grad.*": 1e-3},
-      "groups": {"grad.*": 1e-3}, "bf16": {"out": 0.01, "grad.a": 0.1, "grad.b": 0.1, "grad.*": 0.1}})";
+      "groups": {"grad.*": 1e-3}, "draws": 2, "bf16": {"out": 0.01, "grad.a": 0.1, "grad.b": 0.1, "grad.*": 0.1}})";
     Options options;
     options.geometries = TESTS_DIR "/geometries";
     options.dtype = dtype;
     return load_case(folder_, options);
   }
 
+  static Tensors off_by(float out, float a, float b) {
+    const auto pair = [](float off) { return Tensor::from({1.0f, off}, {2}); };
+    return {{"out", pair(out)}, {"grad.a", pair(a)}, {"grad.b", pair(b)}};
+  }
+
   // All that is beyond its limit where every tensor is (1, 0) and off by these.
   static std::vector<std::string> failures(const Case& c, float out, float a, float b) {
-    const auto pair = [](float off) { return Tensor::from({1.0f, off}, {2}); };
-    const Tensors expected = {{"out", pair(0)}, {"grad.a", pair(0)}, {"grad.b", pair(0)}};
-    const Tensors actual = {{"out", pair(out)}, {"grad.a", pair(a)}, {"grad.b", pair(b)}};
+    return failures(c, {off_by(out, a, b)});
+  }
+  static std::vector<std::string> failures(const Case& c, const std::vector<Tensors>& draws) {
     std::vector<std::string> names;
-    for (const Finding& finding : compare(actual, expected, c.tolerances, c.groups)) {
+    for (const Finding& finding : compare(draws, off_by(0, 0, 0), c.tolerances, c.groups)) {
       if (!finding.ok()) names.push_back(finding.tensor);
     }
     return names;
@@ -60,6 +65,16 @@ TEST_F(Judging, Bf16ByHowFarTheReferenceIsItself) {
   EXPECT_EQ(failures(c, 0, 0.111f, 0.111f), Names{"all:grad.*"});
   EXPECT_EQ(failures(c, 0, 0.15f, 0), Names{});  // a single one of a group may be further away
   EXPECT_EQ(failures(c, 0, 0.31f, 0), (Names{"grad.a", "all:grad.*"}));
+}
+
+TEST_F(Judging, OfDrawsTheMeanDistance) {
+  const Case c = load(DType::bf16);
+  EXPECT_EQ(c.draws, 2);
+  EXPECT_EQ(load(DType::f16).draws, 1);  // where the reference's distances are not known
+  EXPECT_EQ(failures(c, {off_by(0.016f, 0, 0), off_by(-0.005f, 0, 0)}), Names{});
+  EXPECT_EQ(failures(c, {off_by(0.016f, 0, 0), off_by(-0.007f, 0, 0)}), Names{"out"});
+  EXPECT_EQ(failures(c, {off_by(0, 0.2f, 0.2f), off_by(0, 0.03f, 0.03f)}), Names{"all:grad.*"});
+  EXPECT_EQ(failures(c, {off_by(0, 0, 0), off_by(std::numeric_limits<float>::quiet_NaN(), 0, 0)}), Names{"out"});
 }
 
 TEST_F(Judging, ANullToleranceStillWantsNumbers) {

@@ -5,7 +5,8 @@
 namespace eri::parity {
 
 struct Results {
-  Tensors actual, expected;
+  std::vector<Tensors> actual;  // of each draw
+  Tensors expected;
 };
 
 // Each computes what a case of its kind expects. Throws what the code under test throws.
@@ -17,7 +18,7 @@ Tensors text_lora(const Case& c);
 Tensors vae_encode(const Case& c);
 Tensors vae_decode(const Case& c);
 Tensors unet(const Case& c);
-Tensors unet_lora(const Case& c);
+std::vector<Tensors> unet_lora(const Case& c);  // of each draw
 Tensors unet_loss(const Case& c);
 Tensors text_training(const Case& c);
 Tensors schedule(const Case& c);

@@ -24,29 +24,28 @@ Results tokenize(const Case& c) {
   if (!file) flame::fail("there is no texts.json");
   const ClipTokenizer tokenizer;
   std::shared_ptr<const T5Tokenizer> t5;
-  Results results;
+  Tensors actual, expected;
   size_t index = 0;
   for (const auto& entry : nlohmann::json::parse(file)) {
     const std::string name = flame::text("texts.", index++, ".");
     const auto text = entry.at("text").get<std::string>();
     const Ids ids = tokenizer.encode(text);
-    results.actual[name + "ids"] = tensor(ids);
-    results.actual[name + "clip_l"] = framed(ids, ClipTokenizer::kPadL);
-    results.actual[name + "clip_g"] = framed(ids, ClipTokenizer::kPadG);
-    results.expected[name + "ids"] = tensor(entry.at("ids").get<Ids>());
-    results.expected[name + "clip_l"] = tensor(entry.at("clip_l").get<Ids>());
-    results.expected[name + "clip_g"] = tensor(entry.at("clip_g").get<Ids>());
+    actual[name + "ids"] = tensor(ids);
+    actual[name + "clip_l"] = framed(ids, ClipTokenizer::kPadL);
+    actual[name + "clip_g"] = framed(ids, ClipTokenizer::kPadG);
+    expected[name + "ids"] = tensor(entry.at("ids").get<Ids>());
+    expected[name + "clip_l"] = tensor(entry.at("clip_l").get<Ids>());
+    expected[name + "clip_g"] = tensor(entry.at("clip_g").get<Ids>());
     for (const auto& other : entry.value("also_accepted", nlohmann::json::array())) {
       if (other.get<Ids>() == ids)
-        for (const char* what : {"ids", "clip_l", "clip_g"})
-          results.expected[name + what] = results.actual[name + what];
+        for (const char* what : {"ids", "clip_l", "clip_g"}) expected[name + what] = actual[name + what];
     }
     if (!entry.contains("t5")) continue;
     if (!t5) t5 = T5Tokenizer::load(T5_TOKENIZER);
-    results.actual[name + "t5"] = tensor(t5->encode(text));
-    results.expected[name + "t5"] = tensor(entry.at("t5").get<Ids>());
+    actual[name + "t5"] = tensor(t5->encode(text));
+    expected[name + "t5"] = tensor(entry.at("t5").get<Ids>());
   }
-  return results;
+  return {{actual}, expected};
 }
 
 }  // namespace eri::parity
