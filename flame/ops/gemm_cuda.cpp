@@ -24,6 +24,36 @@ Matrix some(const Matrix& x, int64_t begin, int64_t count) {
   return result;
 }
 
+// Terms [begin, begin + count) of every sum, added to what the terms before them gave.
+Product some_terms(Product product, int64_t begin, int64_t count) {
+  const auto rows = [&](Matrix& x) {
+    x = shifted(x, begin * x.pitch);
+    x.rows = count;
+  };
+  const auto columns = [&](Matrix& x) { x = x.part(begin, count); };
+  product.ta ? rows(product.a) : columns(product.a);
+  product.tb ? columns(product.b) : rows(product.b);
+  if (begin > 0) {
+    product.c = product.out;
+    product.beta = 1;
+    product.bias = nullptr;
+  }
+  return product;
+}
+
+// The library's f32 kernels add term after term, and what is lost grows with the number of them: long sums are made of
+// shorter ones.
+bool run(Device device, cudaStream_t stream, const Product& product) {
+  constexpr int64_t most = 640, step = 32;
+  const int64_t depth = product.depth();
+  const bool whole = product.a.dtype != DType::f32 || tf32() || depth <= most;
+  const int64_t parts = whole ? 1 : (depth + most - 1) / most;
+  const int64_t count = whole ? depth : (depth + parts * step - 1) / (parts * step) * step;
+  for (int64_t begin = 0; begin < depth; begin += count)
+    if (!CublasLt::on(device).run(stream, some_terms(product, begin, std::min(count, depth - begin)))) return false;
+  return true;
+}
+
 // With the sums in f32 in memory of their own.
 bool run_in_two_steps(Device device, cudaStream_t stream, const Product& product) {
   const Matrix& out = product.out;
@@ -98,7 +128,7 @@ void product(Device device, cudaStream_t stream, const Matrix& a, bool ta, const
     const bool in_one_step = out.dtype == DType::f32 || !now.bias || (beta == 0 && now.out.pitch % 8 == 0);
     if (now.depth() == 0) {
       finish_product(device, stream, nullptr, beta, now.c, now.bias, now.out);
-    } else if (!(in_one_step && CublasLt::on(device).run(stream, now)) && !run_in_two_steps(device, stream, now)) {
+    } else if (!(in_one_step && run(device, stream, now)) && !run_in_two_steps(device, stream, now)) {
       fail("product: cuBLASLt has no algorithm for ", out.rows, " x ", out.columns, " sums of ", now.depth(), " in ",
            a.dtype, " on this GPU");
     }
