@@ -12,16 +12,17 @@ using namespace flame;
 
 constexpr float kResEps = 1e-5f, kTransformerEps = 1e-6f;
 
-// As PyTorch computes them on the same device (on a GPU it multiplies by the inverse of a count): with a t of 1000 the
-// last bit of a frequency is visible in the wave. PyTorch's own builds for a CPU differ in that of a few, by their exp.
-Tensor wave_frequencies(int64_t count, Device device) {
+// A GPU's are multiplied by the inverse of a count: with a t of 1000 the last bit of a frequency is visible in the
+// wave. PyTorch's own builds for a CPU differ in that of a few, by their exp.
+Tensor wave_frequencies(int64_t count, Device device, Waves waves) {
+  const bool of_gpu = waves == Waves::of_gpu;
   std::vector<float> exponents(static_cast<size_t>(count));
-  const float waves = static_cast<float>(count);
+  const auto all = static_cast<float>(count);
   for (int64_t k = 0; k < count; ++k) {
     const float exponent = -std::log(10000.0f) * static_cast<float>(k);
-    exponents[k] = device.is_cuda() ? exponent * (1 / waves) : exponent / waves;
+    exponents[k] = of_gpu ? exponent * (1 / all) : exponent / all;
   }
-  return exp(Tensor::from(exponents, {1, count}, device));
+  return exp(Tensor::from(exponents, {1, count}, of_gpu ? device : Device::cpu())).to(device);
 }
 
 ConvSizes conv3x3(int64_t in, int64_t out) { return {.in = in, .out = out, .kernel = 3, .padding = 1}; }
@@ -33,7 +34,8 @@ std::optional<Conv2d> make_skip(const Scope& scope, int64_t in, int64_t out) {
 
 }  // namespace
 
-Sinusoids::Sinusoids(int64_t width, Device device) : frequencies_(wave_frequencies(width / 2, device)) {}
+Sinusoids::Sinusoids(int64_t width, Device device, Waves waves)
+    : frequencies_(wave_frequencies(width / 2, device, waves)) {}
 
 Tensor Sinusoids::operator()(const Tensor& x) const {
   const Tensor angles = x.reshape({x.numel(), 1}) * frequencies_;  // [N, width / 2]

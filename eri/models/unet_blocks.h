@@ -17,11 +17,13 @@ struct Condition {
   Tensor text;       // [N, T, ..]: keys and values of it for all blocks, where the transformers are fused
 };
 
+enum class Waves { of_cpu, of_gpu };
+
 // Numbers as waves: x [N] f32 -> [N, width] f32, first the cosines, then the sines, of x times frequencies from 1 down
-// to nearly 1 / 10000.
+// to nearly 1 / 10000, with the last bits of PyTorch's on a CPU or on a GPU.
 class Sinusoids {
  public:
-  Sinusoids(int64_t width, flame::Device device);
+  Sinusoids(int64_t width, flame::Device device, Waves waves);
   Tensor operator()(const Tensor& x) const;
   int64_t width() const { return 2 * frequencies_.dim(1); }
 

@@ -174,6 +174,14 @@ TEST(OpenClip, TakesQKVFromRowsAndTurnsTheProjection) {
     for (int j : {0, 64, 126}) EXPECT_EQ(turned[i * 128 + j], stored[j * 128 + i]);
 }
 
+TEST(Sinusoids, HaveTheLastBitsOfTheDeviceNamed) {
+  const Tensor one = Tensor::ones({1});
+  const auto on = [&](Waves waves) { return Sinusoids(320, Device::cpu(), waves)(one).to_host<float>(); };
+  const auto cpu = on(Waves::of_cpu), gpu = on(Waves::of_gpu);
+  EXPECT_NE(cpu, gpu);
+  for (size_t i = 0; i < cpu.size(); ++i) EXPECT_NEAR(cpu[i], gpu[i], 1e-6);
+}
+
 TEST(UNet, KeepsNothingWithoutATape) {
   const Inputs in = inputs(1);
   predict(in);

@@ -66,6 +66,7 @@ Case load_case(const fs::path& folder, const Options& options) {
   result.folder = folder;
   result.kind = json.at("kind");
   result.params = json.at("params");
+  result.waves = json.value("device", "cpu").starts_with("cuda") ? Waves::of_gpu : Waves::of_cpu;
   if (const auto& name = json.at("geometry"); !name.is_null()) {
     const fs::path& given = options.geometries;
     const fs::path where = given.empty() ? folder / ".." / ".." / "geometries" : given;

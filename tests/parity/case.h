@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "eri/models/geometry.h"
+#include "eri/models/unet_blocks.h"
 #include "flame/core/tensor.h"
 
 // One folder of tests/parity/cases; README.md there says what it holds.
@@ -30,6 +31,7 @@ struct Case {
   std::vector<Tolerance> groups;
   Tensors inputs;  // on the device
   flame::Device device = flame::Device::cpu();
+  Waves waves = Waves::of_cpu;             // as where the expected values are from
   flame::DType dtype = flame::DType::f32;  // that the models compute in
   std::filesystem::path checkpoint;        // whose weights the models have; empty: those of the seed
   bool fused = false;                      // the UNet's transformers

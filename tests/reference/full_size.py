@@ -129,8 +129,8 @@ def distances(results, expected, groups):
 
 
 class Cases:
-    def __init__(self, out, geometry, seed=None):
-        self.out, self.geometry, self.seed = out, geometry, seed
+    def __init__(self, out, geometry, seed=None, device="cpu"):
+        self.out, self.geometry, self.seed, self.device = out, geometry, seed, device
 
     def write(self, name, kind, about, inputs, expected, tolerance, bf16=None, groups=None, params=None, lora=None):
         folder = self.out / name
@@ -138,6 +138,8 @@ class Cases:
         groups = groups or {}
         case = {"kind": kind, "about": about, "geometry": self.geometry, "seed": self.seed, "params": params or {},
                 "tolerance": tolerance, "tolerances": groups, "groups": groups}
+        if self.device != "cpu":
+            case["device"] = self.device
         if bf16:
             case["bf16"] = distances(bf16, expected, groups)
         (folder / "case.json").write_text(json.dumps(case, indent=1) + "\n")
@@ -368,7 +370,7 @@ def main():
     while not arguments.checkpoint.exists() and time.monotonic() - began < PATIENCE:
         time.sleep(0.2)
     models = Models(arguments.checkpoint, json.loads(arguments.geometry.read_text()), arguments.device)
-    cases, inputs = Cases(arguments.out, arguments.geometry.stem), Inputs(arguments.device)
+    cases, inputs = Cases(arguments.out, arguments.geometry.stem, device=str(arguments.device)), Inputs(arguments.device)
     if arguments.forward:
         return forward_case(models, cases, inputs, arguments.size)
     text(models, cases, inputs)
