@@ -62,6 +62,9 @@ train racecheck $each train-plain --cuda_graph false
 train memcheck $each train-plain --cuda_graph false
 train memcheck $each train-plain-f32 --cuda_graph false --mixed_precision no
 train memcheck $own train-captured
+for tool in memcheck racecheck; do
+  train $tool $each train-text-and-convolutions --cuda_graph false --text_encoder_lr 1e-4 --conv_dim 2
+done
 train initcheck $each train-plain-f32 --cuda_graph false --mixed_precision no
 job memcheck $each cross-attention cross_attention_cuda_test --gtest_filter="-$captured"
 job initcheck $each cross-attention cross_attention_cuda_test --gtest_filter="-$captured"
@@ -69,11 +72,14 @@ shards 3 memcheck $each ops ops_cuda_test --gtest_filter="-$captured"
 shards 2 initcheck $each ops ops_cuda_test --gtest_filter="$every_kernel"
 shards 2 memcheck $own ops-captured ops_cuda_test --gtest_filter="$captured"
 for tool in memcheck initcheck; do job $tool $each optimizer optimizer_cuda_test --gtest_filter="-$captured"; done
-for name in TakesAnyRank TakesAnyNumberOfTokens TakesAdaptersThatDiffer WithoutAdapters; do
+for name in TakesAnyRank TakesAnyNumberOfTokens TakesAdaptersThatDiffer WithoutAdapters GivesTheText; do
   job memcheck $each "fused-unet-$name" fused_unet_cuda_test --gtest_filter="*.$name*"
   job racecheck $own "fused-unet-$name" fused_unet_cuda_test --gtest_filter="*.$name*"
 done
-for name in fused_unet train optimizer cross_attention vae; do job poison $poison "$name" "${name}_cuda_test"; done
+for tool in memcheck initcheck racecheck; do
+  job $tool $each every-optimizer every_optimizer_cuda_test --gtest_filter="-$captured"
+done
+for name in fused_unet train optimizer every_optimizer cross_attention vae; do job poison $poison "$name" "${name}_cuda_test"; done
 shards 2 poison $poison ops ops_cuda_test
 job racecheck $own optimizer optimizer_cuda_test
 
