@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <iterator>
 
 #include "eri/lora/patterns.h"
 #include "flame/core/error.h"
@@ -57,6 +59,17 @@ class Shares {
     return {of_block(site, options_.block_dims, options_.dim), of_block(site, options_.block_alphas, options_.alpha),
             lr};
   }
+  // Of the ranks that blocks have, one has to be of a block that has such layers.
+  void require_layers(const char* option, const std::vector<int64_t>& ranks, bool convolutions,
+                      const LoraSites& layers) const {
+    const auto gets_one = [&](const LoraSite& site) {
+      return site.part == LoraPart::unet && (site.kernel > 1) == convolutions && of_block(site, ranks, int64_t{0}) > 0;
+    };
+    const bool has_rank = std::any_of(ranks.begin(), ranks.end(), [](int64_t rank) { return rank > 0; });
+    if (has_rank && std::none_of(layers.begin(), layers.end(), gets_one))
+      fail(option, ": all blocks that it gives a rank are without ",
+           convolutions ? "convolutions" : "linear layers of the preset", "; give it to one that has some");
+  }
 
  private:
   template <class Number>
@@ -93,6 +106,12 @@ LoraPreset preset_of(const LoraOptions& options) {
   return *options.preset;
 }
 
+LoraSites filtered(const LoraSites& sites, const std::function<bool(const LoraSite&)>& fits) {
+  LoraSites some;
+  std::copy_if(sites.begin(), sites.end(), std::back_inserter(some), fits);
+  return some;
+}
+
 }  // namespace
 
 void require_valid(const LoraOptions& options) {
@@ -127,10 +146,10 @@ void require_valid(const LoraOptions& options) {
 LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
   require_valid(options);
   const LoraPreset preset = preset_of(options);
-  LoraSites chosen;
-  for (const LoraSite& site : sites)
-    if (options.part_lr[static_cast<size_t>(site.part)] > 0 && is_lora_target(site.part, site.path, preset))
-      chosen.push_back(site);
+  const LoraSites of_preset =
+      filtered(sites, [&](const LoraSite& site) { return is_lora_target(site.part, site.path, preset); });
+  const LoraSites chosen =
+      filtered(of_preset, [&](const LoraSite& site) { return options.part_lr[static_cast<size_t>(site.part)] > 0; });
   const LayerPatterns exclude("exclude_patterns", options.exclude_patterns);
   const LayerPatterns include("include_patterns", options.include_patterns);
   const std::string layers = flame::text("the ", chosen.size(), " layers of the preset ", name_of(preset));
@@ -141,15 +160,21 @@ LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
   include.require_use(chosen, layers, sites);
 
   const Shares shares(sites, options);
-  std::erase_if(chosen, [&](const LoraSite& site) {
+  shares.require_layers("block_dims", options.block_dims, false, of_preset);
+  shares.require_layers("conv_block_dims", options.conv_block_dims, true, of_preset);
+  const auto learns = [&](const LoraSite& site) {
     const LoraShare share = shares.of(site);
-    return share.rank == 0 || share.lr == 0;
-  });
-  if (const auto pattern = include.first_unused(chosen))
-    fail("include_patterns: '", *pattern, "' brings no layer back: in the blocks of all that it matches the rank or ",
+    return share.rank > 0 && share.lr > 0;
+  };
+  const LoraSites excluded = filtered(chosen, [&](const LoraSite& site) { return exclude.match(site); });
+  const char* const nothing_back = "' brings no layer back: ";
+  if (const auto pattern = include.first_unused(excluded))
+    fail("include_patterns: '", *pattern, nothing_back, "exclude_patterns leave out none of those that it matches");
+  if (const auto pattern = include.first_unused(filtered(excluded, learns)))
+    fail("include_patterns: '", *pattern, nothing_back, "in the blocks of all that it could the rank or ",
          "block_lr_weight is 0");
   LoraPlan plan;
-  for (const LoraSite& site : chosen) {
+  for (const LoraSite& site : filtered(chosen, learns)) {
     if (exclude.match(site) && !include.match(site)) continue;
     const LoraShare share = shares.of(site);
     if (share.alpha == 0)

@@ -70,10 +70,18 @@ TEST(LoraOptions, PresetsChooseWhatLycorisDoes) {
   EXPECT_NE(error_of([] { parse_lora_preset("attn"); }).find("attn-only"), std::string::npos);
 }
 
+// Ranks of SDXL's blocks: 1 of these, and 0.
+std::vector<int64_t> only_of(std::initializer_list<size_t> blocks) {
+  std::vector<int64_t> each(23, 0);
+  for (const size_t block : blocks) each[block] = 1;
+  return each;
+}
+
 TEST(LoraOptions, WithoutAPresetChooseWhatKohyaDoes) {
   EXPECT_EQ(counts(plan_lora(sdxl(), {})), (Counts{722, 72, 192}));
   EXPECT_EQ(counts(plan_lora(sdxl(), {.conv_dim = 4})), (Counts{788, 72, 192}));
   EXPECT_EQ(counts(plan_lora(sdxl(), {.conv_block_dims = std::vector<int64_t>(23, 1)})), (Counts{788, 72, 192}));
+  EXPECT_EQ(counts(plan_lora(sdxl(), {.conv_block_dims = only_of({0, 2})})), (Counts{750 + 2, 72, 192}));
 }
 
 TEST(LoraOptions, GiveEachBlockItsRankAlphaAndRate) {
@@ -128,6 +136,7 @@ TEST(LoraOptions, PatternsMatchWholeNames) {
                                       .include_patterns = {R"((input_blocks\.4|middle_block)\..*)"},
                                       .exclude_patterns = {".*"}})),
             (Counts{22, 0, 0}));
+  EXPECT_EQ(chosen({R"(.*\.attn2\..*)"}, {".*attn2.*", "middle_block.*"}), (Counts{722, 72, 192}));  // some are enough
   EXPECT_EQ(chosen({"(?!.*proj).*", R"(.*self_attn.*|.*\.mlp\..*)"}), (Counts{22 + 70, 0, 0}));  // ff.net.0.proj too
 }
 
@@ -164,6 +173,14 @@ TEST(LoraOptions, SayInOneSentenceWhatCannotBe) {
            .include_patterns = {"lora_unet_middle_block_1_.*"},
            .exclude_patterns = {".*ff.*"}},
             {"'lora_unet_middle_block_1_.*' brings no layer back"}},
+           {{.include_patterns = {".*attn2.to_q", ".*ff.*"}, .exclude_patterns = {".*attn2.*"}},
+            {"include_patterns: '.*ff.*' brings no layer back: exclude_patterns leave out none"}},
+           {{.block_dims = without_middle<int64_t>(),
+           .include_patterns = {".*proj_in"},
+           .exclude_patterns = {"middle_block.*"}},
+            {"'.*proj_in' brings no layer back: in the blocks of all that it could the rank"}},
+           {{.conv_block_dims = only_of({0, 1, 11, 22})}, {"conv_block_dims: all blocks", "without convolutions"}},
+           {{.block_dims = only_of({0, 2, 22})}, {"block_dims: all blocks", "linear layers of the preset"}},
            {{.exclude_patterns = {".*(to_q"}}, {"exclude_patterns", "'.*(to_q'", "no regular expression"}},
            {{.exclude_patterns = {".*"}}, {"no layer", "is left"}},
            {{.exclude_patterns = {"((.*)*)*[^z]z"}}, {"'((.*)*)*[^z]z'", "takes too long"}},
