@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <optional>
 
-#include "bench_commit.h"
+#include "eri/app/version.h"
 #include "eri/models/synthetic.h"
 #include "eri/sampling/sdxl_sampler.h"
 #include "flame/core/error.h"
@@ -22,7 +22,7 @@ using nlohmann::json;
 constexpr double GiB = 1 << 30;
 
 struct Arguments {
-  std::string checkpoint = "build/sdxl-synthetic.safetensors", dtype = "bf16", json, commit = BENCH_COMMIT;
+  std::string checkpoint = "build/sdxl-synthetic.safetensors", dtype = "bf16", json, commit = eri::commit();
   int64_t pictures = 5, size = 1024;
   int steps = 20;
   bool kernels = false;

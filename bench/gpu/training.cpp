@@ -4,7 +4,7 @@
 #include <chrono>
 #include <cstdio>
 
-#include "bench_commit.h"
+#include "eri/app/version.h"
 #include "eri/diffusion/noise_schedule.h"
 #include "eri/lora/lora.h"
 #include "eri/models/synthetic.h"
@@ -31,7 +31,7 @@ struct Arguments {
   std::vector<std::string> policies = {"lean"};
   int64_t rank = 16, size = 1024, steps = 20;
   double limit_gib = 0;
-  std::string dtype = "bf16", json, commit = BENCH_COMMIT;
+  std::string dtype = "bf16", json, commit = eri::commit();
   bool plain = false, graphs = true, busy = false;
 };
 

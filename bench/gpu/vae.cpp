@@ -4,7 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
-#include "bench_commit.h"
+#include "eri/app/version.h"
 #include "eri/models/synthetic.h"
 #include "flame/core/error.h"
 #include "flame/device/plan_cache.h"
@@ -25,7 +25,7 @@ struct Arguments {
   std::vector<int64_t> batch_sizes = {1, 4};
   int64_t size = 1024, calls = 20;
   double max_vram = 0;
-  std::string json, commit = BENCH_COMMIT;
+  std::string json, commit = eri::commit();
   bool kernels = false;
 };
 

@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "eri/app/commands.h"
+#include "eri/app/version.h"
 #include "eri/train/config.h"
 #include "eri/train/sd_scripts_keys.h"
 #include "flame/core/closest.h"
@@ -125,6 +126,7 @@ namespace {
 int run(int argc, char** argv) {
   CLI::App app(about, "eri");
   app.require_subcommand(0, 1);
+  app.set_version_flag("--version", version(), "which version and commit this is, and whether it can use GPUs");
   app.get_formatter()->column_width(44);
   add_train(app);
   add_sample(app);
@@ -140,7 +142,7 @@ int run(int argc, char** argv) {
     app.parse(arguments(argc, argv));
     if (app.get_subcommands().empty()) std::cout << app.help();
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     std::cerr << "eri: " << error.what() << remedy(app, argc, argv) << std::endl;
     return 2;
   } catch (const flame::OutOfMemory& error) {

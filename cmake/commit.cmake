@@ -1,0 +1,8 @@
+# Writes HEADER, which says what commit of SOURCE_DIR is being built; leaves it alone where it says so already.
+cmake_policy(VERSION 3.25)
+execute_process(COMMAND git --no-optional-locks -C ${SOURCE_DIR} describe --always --dirty --abbrev=7
+  OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(NOT commit)
+  set(commit unknown)
+endif()
+file(CONFIGURE OUTPUT ${HEADER} CONTENT "inline constexpr const char* built_commit = \"@commit@\";\n" @ONLY)
