@@ -21,19 +21,17 @@ int64_t find_context_width(const Scope& scope) {
   return (scope / "middle_block.1.transformer_blocks.0.attn2.to_k").shape("weight").dim(-1);
 }
 
-Waves waves_on(Device device) { return device.is_cuda() ? Waves::of_gpu : Waves::of_cpu; }
-
 }  // namespace
 
-UNet::UNet(const Scope& scope, int64_t head_width, std::optional<Waves> waves)
+UNet::UNet(const Scope& scope, int64_t head_width, std::optional<Frequencies> frequencies)
     : Module(scope),
       dtype_(scope.dtype()),
       in_channels_(scope.shape("input_blocks.0.0.weight").dim(1)),
       context_width_(find_context_width(scope)),
       head_width_(head_width),
       size_multiple_(size_multiple(scope)),
-      time_waves_(scope.shape("time_embed.0.weight").dim(-1), scope.device(), waves.value_or(waves_on(scope.device()))),
-      id_waves_(kIdWidth, scope.device(), waves.value_or(waves_on(scope.device()))),
+      time_waves_(scope.shape("time_embed.0.weight").dim(-1), scope.device(), frequencies),
+      id_waves_(kIdWidth, scope.device(), frequencies),
       time_embed_(scope / "time_embed", {}),
       label_embed_(scope / "label_emb" / 0, {.out = time_embed_.out()}),
       fusion_(std::make_shared<Fusion>()),

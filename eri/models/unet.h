@@ -18,8 +18,8 @@ class Checkpoint;
 class UNet : public flame::Module {
  public:
   // How wide an attention head is cannot be told from the weights' shapes; SDXL's are 64.
-  // Waves for timesteps and sizes are PyTorch's of the kind of device that it runs on, if nothing is said.
-  explicit UNet(const flame::Scope& scope, int64_t head_width = 64, std::optional<Waves> waves = {});
+  // `frequencies` are of the embeddings of timesteps and sizes.
+  explicit UNet(const flame::Scope& scope, int64_t head_width = 64, std::optional<Frequencies> frequencies = {});
   static UNet from_safetensors(const std::filesystem::path& path, flame::Device device = flame::Device::cpu(),
                                flame::DType dtype = flame::DType::f32);
 

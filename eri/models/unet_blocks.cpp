@@ -12,18 +12,20 @@ using namespace flame;
 
 constexpr float kResEps = 1e-5f, kTransformerEps = 1e-6f;
 
-// A GPU's are multiplied by the inverse of a count: with a t of 1000 the last bit of a frequency is visible in the
-// wave. PyTorch's own builds for a CPU differ in that of a few, by their exp.
-Tensor wave_frequencies(int64_t count, Device device, Waves waves) {
-  const bool of_gpu = waves == Waves::of_gpu;
+// PyTorch multiplies by the inverse of a count on a GPU, which rounds once more: with a t of 1000 the last bit of a
+// frequency is visible in the wave. Its builds for a CPU differ in that of a few among themselves, by their exp.
+Tensor make_frequencies(int64_t count, Device device, Frequencies which) {
+  const bool as_on_gpu = which == Frequencies::as_on_gpu;
   std::vector<float> exponents(static_cast<size_t>(count));
   const auto all = static_cast<float>(count);
   for (int64_t k = 0; k < count; ++k) {
     const float exponent = -std::log(10000.0f) * static_cast<float>(k);
-    exponents[k] = of_gpu ? exponent * (1 / all) : exponent / all;
+    exponents[k] = as_on_gpu ? exponent * (1 / all) : exponent / all;
   }
-  return exp(Tensor::from(exponents, {1, count}, of_gpu ? device : Device::cpu())).to(device);
+  return exp(Tensor::from(exponents, {1, count}, as_on_gpu ? device : Device::cpu())).to(device);
 }
+
+Frequencies as_on(Device device) { return device.is_cuda() ? Frequencies::as_on_gpu : Frequencies::as_on_cpu; }
 
 ConvSizes conv3x3(int64_t in, int64_t out) { return {.in = in, .out = out, .kernel = 3, .padding = 1}; }
 
@@ -34,8 +36,8 @@ std::optional<Conv2d> make_skip(const Scope& scope, int64_t in, int64_t out) {
 
 }  // namespace
 
-Sinusoids::Sinusoids(int64_t width, Device device, Waves waves)
-    : frequencies_(wave_frequencies(width / 2, device, waves)) {}
+Sinusoids::Sinusoids(int64_t width, Device device, std::optional<Frequencies> which)
+    : frequencies_(make_frequencies(width / 2, device, which.value_or(as_on(device)))) {}
 
 Tensor Sinusoids::operator()(const Tensor& x) const {
   const Tensor angles = x.reshape({x.numel(), 1}) * frequencies_;  // [N, width / 2]

@@ -17,13 +17,14 @@ struct Condition {
   Tensor text;       // [N, T, ..]: keys and values of it for all blocks, where the transformers are fused
 };
 
-enum class Waves { of_cpu, of_gpu };
+// PyTorch's of sinusoidal embeddings differ in the last bits between the two.
+enum class Frequencies { as_on_cpu, as_on_gpu };
 
 // Numbers as waves: x [N] f32 -> [N, width] f32, first the cosines, then the sines, of x times frequencies from 1 down
-// to nearly 1 / 10000, with the last bits of PyTorch's on a CPU or on a GPU.
+// to nearly 1 / 10000, those of the kind of device that they are on if nothing is said.
 class Sinusoids {
  public:
-  Sinusoids(int64_t width, flame::Device device, Waves waves);
+  Sinusoids(int64_t width, flame::Device device, std::optional<Frequencies> which = {});
   Tensor operator()(const Tensor& x) const;
   int64_t width() const { return 2 * frequencies_.dim(1); }
 

@@ -78,6 +78,16 @@ double distance(const NamedTensors& got, const NamedTensors& expected) {
   return sums.distance();
 }
 
+TEST(SinusoidsOnCuda, HaveAGpusFrequenciesIfNothingIsSaid) {
+  if (cuda_device_count() == 0) GTEST_SKIP() << "there is no GPU here";
+  const Tensor one = Tensor::ones({1}).to(Device::cuda(0));
+  const auto on = [&](std::optional<Frequencies> which) {
+    return Sinusoids(320, Device::cuda(0), which)(one).to_host<float>();
+  };
+  EXPECT_EQ(on({}), on(Frequencies::as_on_gpu));
+  EXPECT_NE(on({}), on(Frequencies::as_on_cpu));
+}
+
 class Fused : public testing::Test {
  protected:
   void SetUp() override {

@@ -174,12 +174,15 @@ TEST(OpenClip, TakesQKVFromRowsAndTurnsTheProjection) {
     for (int j : {0, 64, 126}) EXPECT_EQ(turned[i * 128 + j], stored[j * 128 + i]);
 }
 
-TEST(Sinusoids, HaveTheLastBitsOfTheDeviceNamed) {
+// The frequency in which the two differ most, 14 units in the last place; sin(f) is f there.
+TEST(Sinusoids, HaveTheFrequenciesOfTheDeviceNamed) {
   const Tensor one = Tensor::ones({1});
-  const auto on = [&](Waves waves) { return Sinusoids(320, Device::cpu(), waves)(one).to_host<float>(); };
-  const auto cpu = on(Waves::of_cpu), gpu = on(Waves::of_gpu);
-  EXPECT_NE(cpu, gpu);
-  for (size_t i = 0; i < cpu.size(); ++i) EXPECT_NEAR(cpu[i], gpu[i], 1e-6);
+  const auto last_bits = [&](std::optional<Frequencies> which) {
+    return Sinusoids(320, Device::cpu(), which)(one).to_host<float>()[160 + 147];
+  };
+  EXPECT_FLOAT_EQ(last_bits(Frequencies::as_on_cpu), 0x1.bb3b1ep-13f);  // torch.exp(-log(10000) * k / 160) on a CPU
+  EXPECT_FLOAT_EQ(last_bits(Frequencies::as_on_gpu), 0x1.bb3b02p-13f);  // with k * (1 / 160)
+  EXPECT_EQ(last_bits({}), last_bits(Frequencies::as_on_cpu));
 }
 
 TEST(UNet, KeepsNothingWithoutATape) {

@@ -66,7 +66,8 @@ Case load_case(const fs::path& folder, const Options& options) {
   result.folder = folder;
   result.kind = json.at("kind");
   result.params = json.at("params");
-  result.waves = json.value("device", "cpu").starts_with("cuda") ? Waves::of_gpu : Waves::of_cpu;
+  result.frequencies =
+      json.value("device", "cpu").starts_with("cuda") ? Frequencies::as_on_gpu : Frequencies::as_on_cpu;
   if (const auto& name = json.at("geometry"); !name.is_null()) {
     const fs::path& given = options.geometries;
     const fs::path where = given.empty() ? folder / ".." / ".." / "geometries" : given;
@@ -82,6 +83,8 @@ Case load_case(const fs::path& folder, const Options& options) {
   if (const std::string dtype(flame::name(options.dtype)); json.contains(dtype)) {
     judge_by_reference(result, json.at(dtype));
     result.draws = json.value("draws", 1);
+    if (result.draws != 1 && (result.draws < 1 || result.kind != "unet_lora"))
+      flame::fail("draws: expected a number above 0, and only for unet_lora, got ", result.draws);
   }
   if (const fs::path inputs = folder / "inputs.safetensors"; fs::exists(inputs)) result.inputs = read_tensors(inputs);
   for (auto& [name, tensor] : result.inputs) tensor = tensor.to(options.device);

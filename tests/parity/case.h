@@ -31,11 +31,11 @@ struct Case {
   std::vector<Tolerance> groups;
   Tensors inputs;  // on the device
   flame::Device device = flame::Device::cpu();
-  Waves waves = Waves::of_cpu;             // as where the expected values are from
-  flame::DType dtype = flame::DType::f32;  // that the models compute in
-  std::filesystem::path checkpoint;        // whose weights the models have; empty: those of the seed
-  bool fused = false;                      // the UNet's transformers
-  int draws = 1;                           // results whose mean distances are judged
+  Frequencies frequencies = Frequencies::as_on_cpu;  // as where the expected values are from
+  flame::DType dtype = flame::DType::f32;            // that the models compute in
+  std::filesystem::path checkpoint;                  // whose weights the models have; empty: those of the seed
+  bool fused = false;                                // the UNet's transformers
+  int draws = 1;                                     // results whose mean distances are judged
 
   std::string name() const { return folder.filename().string(); }
   const Tensor& input(const std::string& tensor) const;  // throws if there is none

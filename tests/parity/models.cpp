@@ -56,7 +56,7 @@ UNet make_unet(const Case& c) {
   Weights part = weights(c, unet_prefix, &Checkpoint::unet);
   if (c.params.contains("residual_scale"))
     part = std::make_shared<ScaledBranches>(part, c.params.at("residual_scale").get<float>());
-  UNet unet(Scope(*part, c.dtype, c.device), c.geometry.unet.head_dim, c.waves);
+  UNet unet(Scope(*part, c.dtype, c.device), c.geometry.unet.head_dim, c.frequencies);
   flame::release_cache(Device::cpu());  // of what was turned at load
   return unet;
 }
