@@ -103,12 +103,6 @@ TEST(Conv2d, IsRightAtTheNetworksSizes) {
   }
 }
 
-// Added one after the other, 5760 products would be off by 1e-6.
-TEST(Conv2d, RoundsAsLittleAsAMatrixProductAtSdxlsWidths) {
-  const Tensor x = Tensor::randn({1, 8, 8, 640}), weight = Tensor::randn({64, 3, 3, 640});
-  EXPECT_LT(reference::error(conv2d(x, weight, {}, 1, 1), convolve({Array(x), Array(weight)}, 1, 1)), 6e-7);
-}
-
 // The gradient of sum(y dy) for x, for stride 1: each product of the sum above, the other way round.
 Array input_gradient(const Array& dy, const Array& w, const Shape& x, Padding padding) {
   Array dx(x);
@@ -124,6 +118,19 @@ Array input_gradient(const Array& dy, const Array& w, const Shape& x, Padding pa
     }
   }
   return dx;
+}
+
+// Added one after the other, 5760 products would be off by 1e-6.
+TEST(Conv2d, RoundsAsLittleAsAMatrixProductAtSdxlsWidths) {
+  const Tensor x = Tensor::randn({1, 8, 8, 640}), weight = Tensor::randn({64, 3, 3, 640});
+  EXPECT_LT(reference::error(conv2d(x, weight, {}, 1, 1), convolve({Array(x), Array(weight)}, 1, 1)), 6e-7);
+
+  const Tensor narrow = Tensor::randn({1, 8, 8, 64}).requires_grad(), wide = Tensor::randn({640, 3, 3, 64});
+  Tape tape;
+  const Tensor y = conv2d(narrow, wide, {}, 1, 1), dy = Tensor::randn(y.shape());
+  GradientMap gradients;
+  tape.backward(y, dy, gradients);
+  EXPECT_LT(reference::error(gradients[narrow], input_gradient(Array(dy), Array(wide), narrow.shape(), 1)), 6e-7);
 }
 
 TEST(Conv2d, OfAFrozenWeightAgreesWithTheDefinition) {

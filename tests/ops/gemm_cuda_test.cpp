@@ -70,10 +70,10 @@ double excess(const Tensor& got, const std::vector<Tensor>& steps) {
 
 // The same of f32 sums of so many terms, one after the other: each addition may be off by 2^-24 of the sum so far,
 // which all in all is a random walk, and a million results see 5 of its deviations. A sum so far is as large as its
-// row's results, or, if those are differences of larger ones, as any, or as `terms_of` says of a row.
+// row's results, or, if those are differences of larger ones, as any, or as `least_size` says of a row.
 double excess_of_long_sums(
     const Tensor& got, const Tensor& expected, int64_t terms,
-    const std::function<double(size_t row)>& terms_of = [](size_t) { return 0.0; }) {
+    const std::function<double(size_t row)>& least_size = [](size_t) { return 0.0; }) {
   EXPECT_EQ(got.shape(), expected.shape());
   const auto a = got.to_host<float>(), b = expected.to_host<float>();
   const auto rms = [&](size_t begin, size_t end) {
@@ -85,7 +85,7 @@ double excess_of_long_sums(
   const auto row = static_cast<size_t>(expected.dim(-1));
   double most = 0;
   for (size_t begin = 0; begin < b.size(); begin += row) {
-    const double size = std::max({all, rms(begin, begin + row), terms_of(begin / row)});
+    const double size = std::max({all, rms(begin, begin + row), least_size(begin / row)});
     for (size_t i = begin; i < begin + row; ++i) {
       const double now = std::abs(double{a[i]} - b[i]) / (part * (std::abs(b[i]) + size));
       if (!(now <= most)) most = now;  // NaN, too
@@ -366,7 +366,7 @@ TEST_F(CudaAttention, AgreesWithTheCpuInBlocks) {
       const int64_t terms = std::max(sizes.queries, sizes.keys);
       // A query that sees n keys subtracts sums of `width` products, sqrt(width) large, that nearly cancel if n is
       // small; over sqrt(width), times q or k and n probabilities they are as large as 1 / sqrt(n).
-      const auto terms_of = [&](int64_t tokens) {
+      const auto least_size = [&](int64_t tokens) {
         return [=](size_t row) {
           const int64_t token = static_cast<int64_t>(row) / sizes.heads % tokens;
           return causal ? 1 / std::sqrt(static_cast<double>(token + 1)) : 0;
@@ -374,8 +374,8 @@ TEST_F(CudaAttention, AgreesWithTheCpuInBlocks) {
       };
       EXPECT_LE(excess_of_long_sums(got[0], expected[0], terms), 1) << "out";
       EXPECT_LE(excess_of_long_sums(got[1], expected[1], terms), 1) << "log_sum";
-      EXPECT_LE(excess_of_long_sums(got[2], expected[2], terms, terms_of(sizes.queries)), 1) << "dq";
-      EXPECT_LE(excess_of_long_sums(got[3], expected[3], terms, terms_of(sizes.keys)), 1) << "dk";
+      EXPECT_LE(excess_of_long_sums(got[2], expected[2], terms, least_size(sizes.queries)), 1) << "dq";
+      EXPECT_LE(excess_of_long_sums(got[3], expected[3], terms, least_size(sizes.keys)), 1) << "dk";
       EXPECT_LE(excess_of_long_sums(got[4], expected[4], terms), 1) << "dv";
     }
   }
