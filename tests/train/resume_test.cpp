@@ -7,7 +7,9 @@
 #include <csignal>
 #include <fstream>
 #include <functional>
+#include <set>
 
+#include "eri/train/same_run.h"
 #include "eri/train/trainer.h"
 #include "flame/io/safetensors.h"
 #include "tests/io/files.h"
@@ -219,6 +221,109 @@ TEST(Resume, RefusesARunThatWouldBeAnother) {
   config.train_data_dir = "tests/data/plain";
   const std::string error = error_of([&] { Trainer other(config); });
   EXPECT_NE(error.find("pictures or captions"), error.npos) << error;
+}
+
+RunState state_of(const TrainConfig& config) {
+  RunState state;
+  state.config = config;
+  return state;
+}
+
+// Another value of a key, one that can be.
+std::string another(const TrainConfig& config, const ConfigKey& key) {
+  const auto each_block = [](const std::string& value) {
+    std::string list = value;
+    for (int i = 1; i < 23; ++i) list += "," + value;
+    return list;
+  };
+  const std::map<std::string_view, std::string> values = {
+      {"block_dims", each_block("5")},
+      {"block_alphas", each_block("3")},
+      {"conv_block_dims", each_block("3")},
+      {"conv_block_alphas", each_block("0.5")},
+      {"block_lr_weight", each_block("0.5")},
+      {"lora_preset", "unet-convblock-only"},
+      {"exclude_patterns", ".*attn1.*"},
+      {"include_patterns", ".*attn2.to_q"},
+      {"unet_lr", "1e-5"},
+      {"text_encoder_lr", "1e-5"},
+      {"v_parameterization", "true"},
+      {"zero_terminal_snr", "true"},
+      {"optimizer_type", "Lion"},
+      {"optimizer_args", "betas=0.9,0.99"},
+      {"mixed_precision", "bf16"},
+      {"resolution", "128,192"},
+  };
+  if (const auto found = values.find(key.name); found != values.end()) return found->second;
+  const std::string value = value_of(config, key);
+  if (value == "true") return "false";
+  if (value == "false") return "true";
+  if (std::holds_alternative<std::string TrainConfig::*>(key.member)) return value + "other";
+  return "1" + value;
+}
+
+TEST(Resume, RefusesAnotherValueOfEveryKeyThatDecidesTheNumbers) {
+  const std::set<std::string_view> free = {
+      "pretrained_model_name_or_path",
+      "unet",
+      "vae",
+      "clip_l",
+      "clip_g",
+      "train_data_dir",  // may move
+      "output_dir",
+      "output_name",
+      "save_every_n_steps",
+      "save_state",
+      "max_train_steps",
+      "resume",  // how long
+      "sample_prompts",
+      "sample_every_n_steps",
+      "sample_at_first",
+      "sample_sampler",
+      "sample_scheduler",  // previews
+      "minimal_metadata",
+      "metadata_title",
+      "metadata_author",
+      "metadata_description",
+      "metadata_license",  // words
+      "metadata_tags",
+      "metadata_usage_hint",
+      "metadata_trigger_phrase",
+      "training_comment",  // words
+      "device",
+      "threads",
+      "max_vram",
+      "deterministic",
+      "memory_policy",
+      "cuda_graph",  // machine
+  };
+  TrainConfig config = short_run("", 4);
+  config.conv_dim = 2;
+  config.exclude_patterns = ".*(attn2|conv1|in_layers).*";
+  config.v_parameterization = true;
+  for (const ConfigKey& key : config_keys()) {
+    TrainConfig before = config;
+    if (key.name == std::string_view("v_parameterization")) before.v_parameterization = false;
+    TrainConfig now = before;
+    set_value(now, key, another(before, key));
+    ASSERT_NE(value_of(now, key), value_of(before, key)) << key.name;
+    const std::string error = error_of([&] { require_same_run(state_of(before), now); });
+    if (free.contains(key.name))
+      EXPECT_EQ(error, "");
+    else
+      EXPECT_NE(error.find(std::string(key.name) + " = "), error.npos) << key.name << " gave: " << error;
+  }
+}
+
+TEST(Resume, RefusesOtherArgumentsOfTheOptimizer) {
+  TrainConfig config = short_run("", 4);
+  config.optimizer_type = "Prodigy";
+  for (const char* argument : {"decouple=False", "betas=0.9,0.99", "d_coef=2"}) {
+    TrainConfig now = config;
+    now.optimizer_args = argument;
+    const std::string error = error_of([&] { require_same_run(state_of(config), now); });
+    EXPECT_NE(error.find(std::string("optimizer_args = none, now it is ") + argument), error.npos) << error;
+  }
 }
 
 TEST(Resume, RefusesBeforeTheModelIsLoaded) {
