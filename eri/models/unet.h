@@ -51,7 +51,6 @@ class UNet : public flame::Module {
   // The LoRA that its layers have now, as ComfyUI and others load it. Defined in eri/lora.
   void save_lora(const std::filesystem::path& path) const;
 
-  int64_t in_channels() const { return in_channels_; }
   int64_t context_width() const { return context_width_; }
   int64_t pooled_width() const { return label_embed_.in() - 6 * id_waves_.width(); }
   int64_t size_multiple() const { return size_multiple_; }

@@ -62,7 +62,6 @@ class Arguments {
     }
     in_full_ += flame::text(" ", key, "=", python_text(first), ",", python_text(second));
   }
-  bool has(const char* key) const { return given_.contains(key); }
   const std::string& in_full() const { return in_full_; }  // all that were asked for
 
   // Once the optimiser has asked for all that it knows.
