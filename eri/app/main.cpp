@@ -59,7 +59,11 @@ std::string remedy(const CLI::App& app, int argc, char** argv) {
     if (!flag.starts_with("--") || std::find(known.begin(), known.end(), flag) != known.end()) continue;
     const bool makes_loras = command->get_option_no_throw("--lora_preset") != nullptr;
     const std::string instead = makes_loras ? instead_of_sd_scripts_key(flag.substr(2)) : "";
-    text += instead.empty() ? "\nDid you mean " + flame::closest(flag, known) + "?" : "\n" + flag + ": " + instead;
+    const std::string match = flame::closest(flag, known);
+    if (!instead.empty())
+      text += "\n" + flag + ": " + instead;
+    else if (!match.empty())
+      text += "\nDid you mean " + match + "?";
   }
   const std::string name = command == &app ? "" : " " + command->get_name();
   return text + "\neri" + name + " --help lists all flags.";

@@ -12,8 +12,8 @@
 namespace eri {
 namespace {
 
-// What in a path looks most like the pattern without its special characters, and the path.
-std::pair<std::string, std::string> closest_piece(const std::string& pattern, const LoraSites& sites) {
+// What a path has that looks like the pattern without its special characters; otherwise just a path.
+std::string example_for(const std::string& pattern, const LoraSites& sites) {
   std::map<std::string, std::string> paths;  // by each of the pieces between some of their dots
   for (const LoraSite& site : sites) {
     const std::string& path = site.path;
@@ -30,7 +30,8 @@ std::pair<std::string, std::string> closest_piece(const std::string& pattern, co
   std::vector<std::string> pieces;
   for (const auto& [piece, path] : paths) pieces.push_back(piece);
   const std::string closest = flame::closest(letters, pieces);
-  return {closest, paths[closest]};
+  if (closest.empty()) return "such as " + sites.front().path;
+  return "and the closest in one is '" + closest + "' in " + paths[closest];
 }
 
 }  // namespace
@@ -91,9 +92,8 @@ void LayerPatterns::require_use(const LoraSites& sites, const std::string& of, c
   if (const auto found = std::find_if(all.begin(), all.end(), fits); found != all.end())
     flame::fail(option_, ": '", pattern->text, "' matches none of ", of, "; ", found->path,
                 ", which it does match, is no layer of the preset, or of a model that does not train");
-  const auto [piece, path] = closest_piece(pattern->text, sites);
-  flame::fail(option_, ": '", pattern->text, "' matches none of ", of, "; it has to match a whole name, and the ",
-              "closest in one is '", piece, "' in ", path);
+  flame::fail(option_, ": '", pattern->text, "' matches none of ", of, "; it has to match a whole name, ",
+              example_for(pattern->text, sites));
 }
 
 }  // namespace eri

@@ -1,9 +1,10 @@
+#include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "eri/models/synthetic.h"
 #include "eri/models/weight_names.h"
-#include "flame/core/closest.h"
 #include "flame/io/safetensors.h"
 
 namespace eri {
@@ -214,11 +215,11 @@ void write_separate(const fs::path& folder, const Parts& parts, DType dtype) {
 }  // namespace
 
 ModelLayout parse_layout(std::string_view name) {
-  const std::vector<std::string> names = {"single", "diffusers", "diffusers-fp16", "sharded", "separate"};
-  const auto found = std::find(names.begin(), names.end(), name);
-  if (found == names.end())
-    flame::fail("there is no layout '", name, "'; did you mean ", flame::closest(name, names), "?");
-  return static_cast<ModelLayout>(found - names.begin());
+  constexpr std::string_view names[] = {"single", "diffusers", "diffusers-fp16", "sharded", "separate"};
+  const auto* found = std::find(std::begin(names), std::end(names), name);
+  if (found == std::end(names))
+    flame::fail("layout: expected single, diffusers, diffusers-fp16, sharded or separate, got '", name, "'");
+  return static_cast<ModelLayout>(found - std::begin(names));
 }
 
 void write_synthetic_checkpoint(const fs::path& path, const Geometry& geometry, uint64_t seed, DType dtype,

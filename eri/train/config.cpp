@@ -8,6 +8,7 @@
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <map>
 #include <sstream>
 
 #include "eri/data/caption.h"
@@ -309,25 +310,34 @@ void read_value(const toml::node& node, const ConfigKey& key, TrainConfig& confi
              key.member);
 }
 
-void read_table(const toml::table& table, const std::filesystem::path& file, TrainConfig& config) {
+std::string no_such_key(std::string_view name) {
+  const std::string start = text("there is no key '", name, "'");
+  if (const std::string instead = instead_of_sd_scripts_key(name); !instead.empty()) return start + ": " + instead;
+  std::vector<std::string> names;
+  for (const ConfigKey& known : keys) names.emplace_back(known.name);
+  const std::string match = flame::closest(name, names);
+  return match.empty() ? start + "; eri train --help lists all keys" : start + "; did you mean '" + match + "'?";
+}
+
+// By the line that each is of.
+using Complaints = std::multimap<toml::source_index, std::string>;
+
+void read_table(const toml::table& table, TrainConfig& config, Complaints& complaints) {
   for (auto&& [name, node] : table) {
     if (node.is_table()) {
-      read_table(*node.as_table(), file, config);
+      read_table(*node.as_table(), config, complaints);
       continue;
     }
-    const auto where = text(file.string(), ", line ", node.source().begin.line, ": ");
+    const auto complain = [&](const std::string& what) { complaints.emplace(name.source().begin.line, what); };
     const ConfigKey* key = find_key(name.str());
     if (!key) {
-      if (const std::string instead = instead_of_sd_scripts_key(name.str()); !instead.empty())
-        fail(where, "there is no key '", name.str(), "': ", instead);
-      std::vector<std::string> names;
-      for (const ConfigKey& known : keys) names.emplace_back(known.name);
-      fail(where, "there is no key '", name.str(), "'; did you mean '", flame::closest(name.str(), names), "'?");
+      complain(no_such_key(name.str()));
+      continue;
     }
     try {
       read_value(node, *key, config);
     } catch (const flame::Error& error) {
-      fail(where, error.what());
+      complain(error.what());
     }
   }
 }
@@ -352,7 +362,12 @@ void read_toml(const std::filesystem::path& file, TrainConfig& config) {
   } catch (const toml::parse_error& error) {
     fail(file.string(), ", line ", error.source().begin.line, ": ", error.description());
   }
-  read_table(table, file, config);
+  Complaints complaints;
+  read_table(table, config, complaints);
+  std::string all;
+  for (const auto& [line, complaint] : complaints)
+    all += text(all.empty() ? "" : "\n", file.string(), ", line ", line, ": ", complaint);
+  if (!all.empty()) fail(all);
 }
 
 void set_value(TrainConfig& config, const ConfigKey& key, std::string_view value) {

@@ -126,8 +126,9 @@ struct ConfigKey {
 std::span<const ConfigKey> config_keys();
 inline constexpr const char* network_group = "LoRA";  // the keys of lora_options()
 
-// Reads the keys of a TOML file into `config`; keys may stand in sections, whose names do not matter. Throws naming the
-// file, the line and the key; for an unknown key also the closest one, or what sd-scripts' is called here.
+// Reads the keys of a TOML file into `config`; keys may stand in sections, whose names do not matter. Throws a line for
+// each that is wrong, with the file, the line and the key; for an unknown key also a close one, or what to do instead
+// of sd-scripts'.
 void read_toml(const std::filesystem::path& file, TrainConfig& config);
 
 // Sets one key from a command-line value.

@@ -67,8 +67,12 @@ class Arguments {
   // Once the optimiser has asked for all that it knows.
   void refuse_others(const char* optimizer) const {
     for (const auto& [key, value] : given_) {
-      if (std::find(known_.begin(), known_.end(), key) == known_.end())
-        fail("optimizer_args: ", optimizer, " has no '", key, "'; did you mean '", flame::closest(key, known_), "'?");
+      if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
+      const std::string match = flame::closest(key, known_);
+      std::string all;
+      for (const std::string& each : known_) all += (all.empty() ? "" : ", ") + each;
+      fail("optimizer_args: ", optimizer, " has no '", key, "'; ",
+           match.empty() ? "it has " + all : "did you mean '" + match + "'?");
     }
   }
 

@@ -1,10 +1,11 @@
 #include "flame/core/closest.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 #include <utility>
 #include <vector>
+
+#include "flame/core/error.h"
 
 namespace flame {
 namespace {
@@ -27,12 +28,18 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string closest(std::string_view wanted, std::span<const std::string> candidates) {
   std::string best;
-  size_t least = std::numeric_limits<size_t>::max();
+  size_t too_far = (wanted.size() + 2) / 3 + 1;
   for (const std::string& candidate : candidates) {
     const size_t distance = edit_distance(wanted, candidate);
-    if (distance < least) least = distance, best = candidate;
+    if (distance < too_far) too_far = distance, best = candidate;
   }
   return best;
+}
+
+std::string closest_or_any(std::string_view wanted, std::span<const std::string> candidates) {
+  if (const std::string match = closest(wanted, candidates); !match.empty()) return "; the closest is " + match;
+  if (candidates.empty()) return ", nor any other";
+  return text(", nor one like it; there are ", candidates.size(), ", such as ", candidates.front());
 }
 
 }  // namespace flame

@@ -52,9 +52,7 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
   if (found == entries().end()) {
     std::vector<std::string> names;
     for (const auto& [known, entry] : entries()) names.push_back(known);
-    const std::string near = closest(name, names);
-    fail(path().string(), ": there is no tensor '", name, "'", near.empty() ? "" : "; the closest name is '", near,
-         near.empty() ? "" : "'");
+    fail(path().string(), ": there is no tensor ", name, closest_or_any(name, names));
   }
   const Entry& entry = found->second;
   const std::byte* bytes = data() + entry.begin;

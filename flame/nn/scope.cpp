@@ -55,9 +55,10 @@ bool Scope::has(std::string_view name) const {
 Shape Scope::shape(std::string_view name) const {
   const std::string wanted = full(name);
   if (const std::optional<Shape> found = source_->find(wanted)) return *found;
-  const std::string match = closest(wanted, *names_);
+  std::vector<std::string> names;
+  for (const std::string& known : *names_) names.push_back(source_->full_name(known));
   fail("checkpoint ", source_->describe(), ": there is no tensor ", source_->full_name(wanted),
-       match.empty() ? "" : "; the closest is " + source_->full_name(match));
+       closest_or_any(source_->full_name(wanted), names));
 }
 
 int Scope::count(std::string_view prefix) const {

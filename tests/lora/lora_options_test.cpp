@@ -162,6 +162,7 @@ TEST(LoraOptions, SayInOneSentenceWhatCannotBe) {
            {{.conv_dim = 4, .preset = LoraPreset::attn_only}, {"conv_dim", "attn-only has no convolutions"}},
            {{.exclude_patterns = {"attn1"}}, {"'attn1' matches none of the 986 layers", "attn-mlp", "whole name"}},
            {{.exclude_patterns = {".*attn3.*"}}, {"'.*attn3.*'", "closest in one is 'attn", ".attn"}},
+           {{.exclude_patterns = {"everything"}}, {"'everything'", "a whole name, such as input_blocks.4.1.proj_in"}},
            {{.exclude_patterns = {".*in_layers.*"}}, {"none of the 986 layers of the preset attn-mlp"}},
            {{.include_patterns = {".*"}}, {"include_patterns", "exclude_patterns"}},
            {{.include_patterns = {"ff"}, .exclude_patterns = {".*"}}, {"include_patterns", "'ff'"}},

@@ -45,6 +45,10 @@ TEST(Scope, NamesTheClosestTensorWhereOneIsMissing) {
   EXPECT_EQ(error_of([&] { Linear(scope_of(weights) / "attn1" / "to_k"); }),
             "checkpoint small.safetensors: there is no tensor model.attn1.to_k.weight; the closest is "
             "model.attn1.to_q.weight");
+  EXPECT_EQ(
+      error_of([&] { Linear(scope_of(weights) / "decoder" / "up" / "0" / "upsample" / "conv"); }),
+      "checkpoint small.safetensors: there is no tensor model.decoder.up.0.upsample.conv.weight, nor one like it; "
+      "there are 2, such as model.attn1.to_q.weight");
 }
 
 TEST(Scope, SaysWhatShapeItExpected) {

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <set>
 
 #include "eri/train/sd_scripts_keys.h"
 #include "flame/core/error.h"
@@ -101,12 +103,15 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
   for (const auto& [toml, says] : std::vector<Mistake>{
            {"learning_rat = 1e-4", {"run.toml, line 3", "learning_rat", "learning_rate"}},
            {"network_rank = 4", {"network_rank", "did you mean"}},
+           {"rank = 4", {"line 3: there is no key 'rank'; eri train --help lists all keys"}},
            {"network_args = ['conv_dim=4']",
             {"line 3", "no key 'network_args': its arguments are keys", "lora_preset"}},
            {"network_module = 'networks.lora'", {"'network_module': delete it", "networks.lora"}},
            {"network_train_unet_only = true", {"'network_train_unet_only': delete it", "text_encoder_lr"}},
            {"network_train_text_encoder_only = true", {"only': give unet_lr = 0 and text_encoder_lr"}},
            {"[a]\npreset = 'full'", {"line 4", "'preset': it is lora_preset"}},
+           {"enable_bucket = true", {"'enable_bucket': eri has no buckets", "the result is another"}},
+           {"[[datasets]]\nbatch_size = 2", {"line 3: there is no key 'datasets': eri reads no datasets"}},
            {"max_train_epochs = 4", {"count in steps: max_train_steps"}},
            {"learning_rate = 'fast'", {"line 3", "learning_rate", "expected a number", "string"}},
            {"max_train_steps = 10.5", {"max_train_steps", "expected an integer"}},
@@ -160,23 +165,49 @@ TEST(Config, MistakesAreNamedWithTheirRemedy) {
   }
 }
 
-// A remedy is of use only while what it names is there, and what it is for is not.
-TEST(Config, RemediesForKeysOfSdScriptsNameOurs) {
-  for (const char* theirs : {"network_args", "network-module", "network_train_unet_only", "preset", "up_lr_weight",
-                             "no_metadata", "gradient_checkpointing", "save_every_n_epochs", "use_8bit_adam"}) {
-    EXPECT_EQ(find_key(theirs), nullptr) << theirs;
-    const std::string instead = instead_of_sd_scripts_key(theirs);
-    const bool names_ours = std::any_of(config_keys().begin(), config_keys().end(),
-                                        [&](const ConfigKey& key) { return instead.find(key.name) != instead.npos; });
-    EXPECT_TRUE(names_ours) << theirs << ": " << instead;
+// Nobody who comes from sd-scripts is left with a key that is only unknown.
+TEST(Config, EveryKeyOfSdScriptsIsOursOrHasARemedy) {
+  std::set<std::string> theirs;
+  std::ifstream file(TESTS_DIR "/train/sd_scripts_keys.txt");
+  for (std::string line; std::getline(file, line);)
+    if (!line.starts_with('#')) theirs.insert(line);
+  EXPECT_GT(theirs.size(), 200);
+  for (const std::string& key : theirs)
+    EXPECT_NE(find_key(key) != nullptr, !instead_of_sd_scripts_key(key).empty()) << key;
+  for (const SdScriptsKey& row : sd_scripts_keys()) EXPECT_TRUE(theirs.contains(row.key)) << row.key;
+  EXPECT_EQ(instead_of_sd_scripts_key("network-module"), instead_of_sd_scripts_key("network_module"));
+}
+
+// A remedy is of use only while what it names is there.
+TEST(Config, RemediesForKeysOfSdScriptsSayWhatToDo) {
+  const auto is_theirs = [](const std::string& word) { return !instead_of_sd_scripts_key(word).empty(); };
+  for (const auto& [key, instead] : sd_scripts_keys()) {
+    const std::string text = instead;
+    const std::vector<std::string> named = keys_named_in(text);
+    for (const std::string& word : named)
+      EXPECT_TRUE(find_key(word) || is_theirs(word)) << key << " names " << word << ": " << text;
+    const bool names_ours = std::any_of(named.begin(), named.end(), [](const auto& word) { return find_key(word); });
+    EXPECT_TRUE(names_ours || text.find("delete it") != text.npos) << key << ": " << text;
   }
-  for (const ConfigKey& key : config_keys()) EXPECT_EQ(instead_of_sd_scripts_key(key.name), "") << key.name;
+  EXPECT_EQ(keys_named_in("a_b, 10_cats FILE_NAME c. d_1"), (std::vector<std::string>{"a_b", "d_1"}));
 }
 
 TEST(Config, AllThatIsWrongIsReportedAtOnce) {
   const std::string message = complaint("network_dim = 0\ntrain_batch_size = -1");
   for (const char* part : {"pretrained_model_name_or_path", "train_data_dir", "network_dim", "train_batch_size"})
     EXPECT_NE(message.find(part), message.npos) << message;
+}
+
+TEST(Config, AllWrongLinesOfAFileAreReportedInItsOrder) {
+  const std::string message = complaint("seeds = 1\n[training]\nnetwork_dims = 'a'\nconv_dim = 'b'\nsed = 7");
+  const std::vector<const char*> expected = {"line 1: there is no key 'seeds'",
+                                             "line 3: there is no key 'network_dims'", "line 4: conv_dim",
+                                             "line 5: there is no key 'sed'"};
+  size_t at = 0;
+  for (const char* part : expected) {
+    at = message.find(part, at);
+    ASSERT_NE(at, message.npos) << part << " is not next in: " << message;
+  }
 }
 
 }  // namespace

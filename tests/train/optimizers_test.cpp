@@ -60,7 +60,7 @@ TEST(Optimizers, NameWhatIsWrongWithTheirArguments) {
            {"AdamW", "betas", "key=value"},
            {"AdamW", "betas=0.9", "two numbers"},
            {"AdamW", "eps=small", "expected a number"},
-           {"Lion", "eps=1e-8", "Lion has no 'eps'"},
+           {"Lion", "eps=1e-8", "Lion has no 'eps'; it has betas, weight_decay"},
            {"Prodigy", "decouple=1", "True or False"},
            {"AdaFactor", "warmup_init=True relative_step=False", "relative_step"},
            {"AdamWScheduleFree", "warmup_steps=1.5", "whole number"},
