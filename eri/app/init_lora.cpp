@@ -14,7 +14,7 @@ namespace {
 // What options of training mean where nothing is trained.
 constexpr std::pair<std::string_view, const char*> own_help[] = {
     {"block_lr_weight",
-     "0 for those of the same blocks that get no LoRA, any other number for those that do; otherwise all do"},
+     "0 for those of the same blocks that get no LoRA, a number above 0 for those that do; otherwise all do"},
     {"exclude_patterns",
      "regular expressions for names of layers that get none, apart by spaces, such as .*attn2.*; otherwise none is "
      "left out"},

@@ -46,24 +46,38 @@ std::vector<std::string> arguments(int argc, char** argv) {
   return result;
 }
 
-// The flag that was probably meant by one that does not exist, and where to read more.
+// What to do instead of giving a flag that does not exist. Remedies for sd-scripts' are written for training; elsewhere
+// only those are of use that name the command's own flags.
+std::string instead_of(const std::string& name, const std::vector<std::string>& known, bool trains) {
+  const std::string instead = instead_of_sd_scripts_key(name);
+  const std::vector<std::string> named = keys_named_in(instead);
+  const auto is_known = [&](const std::string& key) {
+    return std::find(known.begin(), known.end(), key) != known.end();
+  };
+  const bool names_ours = std::any_of(named.begin(), named.end(), is_known);
+  const bool names_others =
+      std::any_of(named.begin(), named.end(), [&](const auto& key) { return find_key(key) && !is_known(key); });
+  if (!instead.empty() && (trains || (names_ours && !names_others))) return instead;
+  if (!trains && (!instead.empty() || find_key(name))) return "nothing is trained here; delete it";
+  const std::string match = flame::closest(name, known);
+  return match.empty() ? "there is none like it" : "did you mean --" + match + "?";
+}
+
+// What to do about each flag that does not exist, and where to read more.
 std::string remedy(const CLI::App& app, int argc, char** argv) {
   const CLI::App* command = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
   std::vector<std::string> known;
   for (const CLI::Option* option : command->get_options()) {
-    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    for (const std::string& name : option->get_lnames()) known.push_back(name);
   }
+  const bool trains = command == &app || command->get_name() == "train";
   std::string text;
   for (const std::string& argument : arguments(argc, argv)) {
     const std::string flag = argument.substr(0, argument.find('='));
-    if (!flag.starts_with("--") || std::find(known.begin(), known.end(), flag) != known.end()) continue;
-    const bool makes_loras = command->get_option_no_throw("--lora_preset") != nullptr;
-    const std::string instead = makes_loras ? instead_of_sd_scripts_key(flag.substr(2)) : "";
-    const std::string match = flame::closest(flag, known);
-    if (!instead.empty())
-      text += "\n" + flag + ": " + instead;
-    else if (!match.empty())
-      text += "\nDid you mean " + match + "?";
+    if (flag.size() < 3 || !flag.starts_with("--")) continue;
+    const std::string name = flag.substr(2);
+    if (std::find(known.begin(), known.end(), name) == known.end())
+      text = "\n" + flag + ": " + instead_of(name, known, trains) + text;  // they come last first
   }
   const std::string name = command == &app ? "" : " " + command->get_name();
   return text + "\neri" + name + " --help lists all flags.";
