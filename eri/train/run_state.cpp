@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using flame::fail;
 
-constexpr int format = 1;  // of run.json; a reader refuses what is newer
+constexpr int format = 1;  // of run.json; a reader refuses any other
 constexpr const char* tensors_file = "state.safetensors";
 
 void sync_folder(const fs::path& folder) {
@@ -44,8 +44,11 @@ void replace_folder(const fs::path& from, const fs::path& to) {
 void save_state(const fs::path& folder, const RunState& state) {
   nlohmann::json config;
   for (const ConfigKey& key : config_keys()) config[key.name] = value_of(state.config, key);
-  const nlohmann::json run = {
-      {"format", format}, {"step", state.step}, {"dataset", state.dataset}, {"config", std::move(config)}};
+  const nlohmann::json run = {{"format", format},
+                              {"step", state.step},
+                              {"dataset", state.dataset},
+                              {"base", state.base},
+                              {"config", std::move(config)}};
 
   const fs::path aside = folder.string() + ".partial";
   try {
@@ -73,6 +76,7 @@ RunState load_settings(const fs::path& folder) {
     if (run.at("format") != format) fail("its format ", run.at("format").dump(), " is not ", format);
     run.at("step").get_to(state.step);
     run.at("dataset").get_to(state.dataset);
+    state.base = run.value("base", BaseFingerprint());
     for (const auto& [name, value] : run.at("config").items()) {
       const ConfigKey* key = find_key(name);
       if (!key) fail("its configuration has the unknown key ", name);

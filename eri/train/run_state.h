@@ -4,6 +4,7 @@
 #include <map>
 #include <string>
 
+#include "eri/train/base_fingerprint.h"
 #include "eri/train/config.h"
 #include "flame/core/tensor.h"
 
@@ -15,6 +16,7 @@ struct RunState {
   TrainConfig config;   // that the run was started with
   std::string dataset;  // fingerprint of the pictures and captions
   std::map<std::string, flame::Tensor> tensors;
+  BaseFingerprint base;  // nothing where it was not noted yet
 };
 
 // Written aside, then renamed: `folder` is there only when it is complete, and a state that was there before is

@@ -1,7 +1,7 @@
 #include "eri/train/same_run.h"
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 #include <tuple>
 
 #include "eri/lora/sdxl_lora.h"
@@ -14,41 +14,41 @@ namespace {
 using flame::fail;
 
 // All others decide the numbers.
-constexpr std::array<std::string_view, 32> free_keys = {"pretrained_model_name_or_path",
-                                                        "unet",
-                                                        "vae",
-                                                        "clip_l",
-                                                        "clip_g",
-                                                        "train_data_dir",
-                                                        "output_dir",
-                                                        "output_name",
-                                                        "save_every_n_steps",
-                                                        "save_state",
-                                                        "sample_prompts",
-                                                        "sample_every_n_steps",
-                                                        "sample_at_first",
-                                                        "sample_sampler",
-                                                        "sample_scheduler",
-                                                        "minimal_metadata",
-                                                        "metadata_title",
-                                                        "metadata_author",
-                                                        "metadata_description",
-                                                        "metadata_license",
-                                                        "metadata_tags",
-                                                        "metadata_usage_hint",
-                                                        "metadata_trigger_phrase",
-                                                        "training_comment",
-                                                        "resume",
-                                                        "device",
-                                                        "threads",
-                                                        "max_vram",
-                                                        "deterministic",
-                                                        "memory_policy",
-                                                        "cuda_graph",
-                                                        "max_train_steps"};
+constexpr std::string_view free_keys[] = {"pretrained_model_name_or_path",
+                                          "unet",
+                                          "vae",
+                                          "clip_l",
+                                          "clip_g",
+                                          "train_data_dir",
+                                          "output_dir",
+                                          "output_name",
+                                          "save_every_n_steps",
+                                          "save_state",
+                                          "sample_prompts",
+                                          "sample_every_n_steps",
+                                          "sample_at_first",
+                                          "sample_sampler",
+                                          "sample_scheduler",
+                                          "minimal_metadata",
+                                          "metadata_title",
+                                          "metadata_author",
+                                          "metadata_description",
+                                          "metadata_license",
+                                          "metadata_tags",
+                                          "metadata_usage_hint",
+                                          "metadata_trigger_phrase",
+                                          "training_comment",
+                                          "resume",
+                                          "device",
+                                          "threads",
+                                          "max_vram",
+                                          "deterministic",
+                                          "memory_policy",
+                                          "cuda_graph",
+                                          "max_train_steps"};
 
 bool is_free(const ConfigKey& key) {
-  return std::find(free_keys.begin(), free_keys.end(), key.name) != free_keys.end();
+  return std::find(std::begin(free_keys), std::end(free_keys), key.name) != std::end(free_keys);
 }
 
 // Keys whose values mean something together.
@@ -103,6 +103,37 @@ TrainConfig in_words_of(const TrainConfig& now, TrainConfig before) {
   return before;
 }
 
+void require_same_base(const RunState& before, const TrainConfig& now) {
+  if (before.base.empty()) return;
+  const BaseFingerprint base = base_fingerprint(Checkpoint(model_files(now)));
+  const auto differs = [&](const char* part) {
+    const auto was = before.base.find(part);
+    return was != before.base.end() && was->second != base.at(part);
+  };
+  const auto owner = [](const TrainConfig& config, std::string TrainConfig::*own) {
+    return (config.*own).empty() ? config.pretrained_model_name_or_path : config.*own;
+  };
+  std::string others;
+  const auto tell = [&](const char* what, std::string TrainConfig::*own) {
+    others += flame::text(others.empty() ? "" : " and ", "another ", what, " (that of ", owner(before.config, own),
+                          ", now of ", owner(now, own), ")");
+  };
+  const bool other_model = now.unet.empty() && differs("UNet");
+  if (other_model) tell("base model", &TrainConfig::unet);
+  constexpr std::pair<const char*, std::string TrainConfig::*> parts[] = {{"UNet", &TrainConfig::unet},
+                                                                          {"VAE", &TrainConfig::vae},
+                                                                          {"CLIP-L", &TrainConfig::clip_l},
+                                                                          {"CLIP-G", &TrainConfig::clip_g}};
+  for (const auto& [part, own] : parts) {
+    if (differs(part) && !(other_model && (now.*own).empty())) tell(part, own);
+  }
+  if (!others.empty())
+    fail("resume: ", now.resume, " was trained with ", others, "; give the same, or start a new run");
+  if (differs("prediction"))
+    fail("resume: ", now.resume, " was trained on a model that predicts ", before.base.at("prediction"), ", now it is ",
+         base.at("prediction"), "; give the same model or v_parameterization, or start a new run");
+}
+
 }  // namespace
 
 void require_same_run(const RunState& before, const TrainConfig& now) {
@@ -118,6 +149,7 @@ void require_same_run(const RunState& before, const TrainConfig& now) {
   }
   if (before.step > now.max_train_steps)
     fail("resume: ", now.resume, " is at step ", before.step, ", beyond max_train_steps = ", now.max_train_steps);
+  require_same_base(before, now);
 }
 
 }  // namespace eri

@@ -158,6 +158,7 @@ Trainer::Trainer(const TrainConfig& config)
   start_.lap("caching");
   // 2. The frozen network.
   family_->load_network();
+  base_ = base_fingerprint(Checkpoint(model_files(config_)));  // now that the files are in memory
   flame::synchronize(device);
   start_.lap("model");
   if (device.is_cuda()) flame::release_cache(device);  // the CPU reuses what it has
@@ -358,7 +359,7 @@ void Trainer::save_lora(const fs::path& file) const {
 
 void Trainer::save_state(const fs::path& folder) const {
   const flame::Device cpu = flame::Device::cpu();
-  RunState state{steps_done_, config_, dataset_.fingerprint(), {}};
+  RunState state{steps_done_, config_, dataset_.fingerprint(), {}, base_};
   for (const auto& parameter : lora_.parameters().parameters())
     state.tensors["parameter." + parameter.name] = parameter.master.to(cpu);
   for (const auto& [name, tensor] : optimizer_->save()) state.tensors["optimizer." + name] = tensor.to(cpu);

@@ -63,6 +63,7 @@ class Trainer {
   BatchOrder order_;
   std::vector<std::string> notices_;  // for people
   size_t checkpoint_bytes_ = 0;       // of the base model's files
+  BaseFingerprint base_;
   std::unique_ptr<CachedDataset> cache_;
   std::unique_ptr<Previews> previews_;  // where the configuration asks for some
   DiffusionLoss loss_;

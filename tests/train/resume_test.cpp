@@ -8,7 +8,9 @@
 #include <fstream>
 #include <functional>
 #include <set>
+#include <sstream>
 
+#include "eri/models/synthetic.h"
 #include "eri/train/same_run.h"
 #include "eri/train/trainer.h"
 #include "flame/io/safetensors.h"
@@ -263,40 +265,38 @@ std::string another(const TrainConfig& config, const ConfigKey& key) {
 }
 
 TEST(Resume, RefusesAnotherValueOfEveryKeyThatDecidesTheNumbers) {
-  const std::set<std::string_view> free = {
-      "pretrained_model_name_or_path",
-      "unet",
-      "vae",
-      "clip_l",
-      "clip_g",
-      "train_data_dir",  // may move
-      "output_dir",
-      "output_name",
-      "save_every_n_steps",
-      "save_state",
-      "max_train_steps",
-      "resume",  // how long
-      "sample_prompts",
-      "sample_every_n_steps",
-      "sample_at_first",
-      "sample_sampler",
-      "sample_scheduler",  // previews
-      "minimal_metadata",
-      "metadata_title",
-      "metadata_author",
-      "metadata_description",
-      "metadata_license",  // words
-      "metadata_tags",
-      "metadata_usage_hint",
-      "metadata_trigger_phrase",
-      "training_comment",  // words
-      "device",
-      "threads",
-      "max_vram",
-      "deterministic",
-      "memory_policy",
-      "cuda_graph",  // machine
-  };
+  const std::set<std::string_view> free = {"pretrained_model_name_or_path",
+                                           "unet",
+                                           "vae",
+                                           "clip_l",
+                                           "clip_g",
+                                           "train_data_dir",
+                                           "output_dir",
+                                           "output_name",
+                                           "save_every_n_steps",
+                                           "save_state",
+                                           "sample_prompts",
+                                           "sample_every_n_steps",
+                                           "sample_at_first",
+                                           "sample_sampler",
+                                           "sample_scheduler",
+                                           "minimal_metadata",
+                                           "metadata_title",
+                                           "metadata_author",
+                                           "metadata_description",
+                                           "metadata_license",
+                                           "metadata_tags",
+                                           "metadata_usage_hint",
+                                           "metadata_trigger_phrase",
+                                           "training_comment",
+                                           "resume",
+                                           "device",
+                                           "threads",
+                                           "max_vram",
+                                           "deterministic",
+                                           "memory_policy",
+                                           "cuda_graph",
+                                           "max_train_steps"};
   TrainConfig config = short_run("", 4);
   config.conv_dim = 2;
   config.exclude_patterns = ".*(attn2|conv1|in_layers).*";
@@ -373,6 +373,57 @@ TEST(Resume, TakesTheSameInOtherWords) {
                              {"conv_dim", "0"},
                              {"exclude_patterns", "  .*attn2.* .*attn2\\.to_.*"}}),
             "");
+}
+
+TEST(Resume, RefusesAnotherBaseModelWhereverItIs) {
+  const TemporaryFolder folder;
+  const fs::path state = folder / "state", here = "models/eri-tiny.safetensors";
+  write_synthetic_checkpoint(folder / "other", Geometry::load("models/eri-tiny.json"), 7, flame::DType::f16,
+                             ModelLayout::diffusers);
+  fs::copy_file(here, folder / "moved.safetensors");
+  {
+    Trainer trainer(short_run(folder / "run", 4));
+    trainer.step();
+    trainer.save_state(state);
+  }
+  const auto resumed = [&](const fs::path& model, const fs::path& vae) {
+    TrainConfig config = short_run(folder / "run", 4);
+    config.resume = state;
+    config.pretrained_model_name_or_path = model;
+    config.vae = vae;
+    return error_of([&] { EXPECT_EQ(Trainer(config).steps_done(), 1); });
+  };
+  const auto refusal = [&](const char* what, const fs::path& where) {
+    return flame::text("resume: ", state.string(), " was trained with another ", what, " (that of ", here.string(),
+                       ", now of ", where.string(), "); give the same, or start a new run");
+  };
+  EXPECT_EQ(resumed(folder / "moved.safetensors", ""), "");
+  EXPECT_EQ(resumed(folder / "moved.safetensors", here), "");
+  EXPECT_EQ(resumed(folder / "other", ""), refusal("base model", folder / "other"));
+  EXPECT_EQ(resumed(here, folder / "other" / "vae"), refusal("VAE", folder / "other" / "vae"));
+
+  // A state from before the base was noted.
+  std::ostringstream run;
+  run << std::ifstream(state / "run.json").rdbuf();
+  std::string older = run.str();
+  const size_t base = older.find("\"base\""), next = older.find("\"config\"");
+  ASSERT_LT(base, next);
+  std::ofstream(state / "run.json") << older.erase(base, next - base);
+  EXPECT_EQ(resumed(here, folder / "other" / "vae"), "");
+}
+
+TEST(Resume, KnowsABaseModelInAnyLayout) {
+  const TemporaryFolder folder;
+  const auto written = [&](const char* name, uint64_t seed, ModelLayout layout) {
+    write_synthetic_checkpoint(folder / name, Geometry::load("models/eri-tiny.json"), seed, flame::DType::f16, layout);
+    return base_fingerprint(Checkpoint(ModelFiles{folder / name, {}, {}, {}, {}}));
+  };
+  const BaseFingerprint single = written("single.safetensors", 7, ModelLayout::single);
+  EXPECT_EQ(single.size(), 5u);
+  EXPECT_EQ(written("diffusers", 7, ModelLayout::diffusers), single);
+  EXPECT_EQ(written("sharded", 7, ModelLayout::sharded), single);
+  for (const auto& [part, hash] : written("other.safetensors", 8, ModelLayout::single))
+    EXPECT_EQ(hash == single.at(part), part == "prediction") << part;
 }
 
 TEST(Resume, NamesABrokenState) {
