@@ -96,7 +96,7 @@ LoraPreset preset_of(const LoraOptions& options) {
   const bool has_alpha = options.conv_alpha != LoraOptions().conv_alpha;
   if (!convolutions && (has_alpha || !options.conv_block_alphas.empty()))
     fail(has_alpha ? "conv_alpha" : "conv_block_alphas",
-         ": convolutions get no LoRA; give its rank, conv_dim or conv_block_dims");
+         ": convolutions get no LoRA; leave it out, or give them a rank with conv_dim or conv_block_dims");
   if (!options.preset) return convolutions ? LoraPreset::full : LoraPreset::attn_mlp;
   if (convolutions && !has_convolutions(*options.preset))
     fail(options.conv_dim > 0 ? "conv_dim" : "conv_block_dims", ": the preset ", name_of(*options.preset),
@@ -110,6 +110,27 @@ LoraSites filtered(const LoraSites& sites, const std::function<bool(const LoraSi
   LoraSites some;
   std::copy_if(sites.begin(), sites.end(), std::back_inserter(some), fits);
   return some;
+}
+
+// Why a LoRA has no place there, which could have one.
+std::string not_chosen(const LoraSite& site, const LoraOptions& options) {
+  if (options.part_lr[static_cast<size_t>(site.part)] > 0) return "no layer of the preset";
+  if (site.part == LoraPart::unet) return "of the UNet, which does not train: unet_lr is 0";
+  const char* model = site.part == LoraPart::clip_l ? "CLIP-L" : "CLIP-G";
+  return flame::text("of ", model, ", a model that does not train: text_encoder_lr gives it no rate");
+}
+
+// Throws for a pattern that matches none of the layers that are `chosen` of all sites.
+void require_use(const char* option, const LayerPatterns& patterns, const LoraSites& chosen, const LoraSites& sites,
+                 const LoraOptions& options) {
+  const std::string* pattern = patterns.unused(chosen);
+  if (!pattern) return;
+  const std::string start = flame::text(option, ": '", *pattern, "' matches none of the ", chosen.size(),
+                                        " layers of the preset ", name_of(preset_of(options)), "; ");
+  const LayerPatterns alone(option, {*pattern});
+  const auto other = std::find_if(sites.begin(), sites.end(), [&](const LoraSite& site) { return alone.match(site); });
+  if (other == sites.end()) fail(start, "it has to match a whole name, ", example_for(*pattern, chosen));
+  fail(start, other->path, ", which it does match, is ", not_chosen(*other, options));
 }
 
 }  // namespace
@@ -152,36 +173,34 @@ LoraPlan plan_lora(const LoraSites& sites, const LoraOptions& options) {
       filtered(of_preset, [&](const LoraSite& site) { return options.part_lr[static_cast<size_t>(site.part)] > 0; });
   const LayerPatterns exclude("exclude_patterns", options.exclude_patterns);
   const LayerPatterns include("include_patterns", options.include_patterns);
-  const std::string layers = flame::text("the ", chosen.size(), " layers of the preset ", name_of(preset));
   const char* const none_left =
       "no layer of the model is left to get a LoRA; change the preset, patterns, ranks or rates";
   if (chosen.empty()) fail(none_left);
-  exclude.require_use(chosen, layers, sites);
-  include.require_use(chosen, layers, sites);
+  require_use("exclude_patterns", exclude, chosen, sites, options);
+  require_use("include_patterns", include, chosen, sites, options);
 
   const Shares shares(sites, options);
   shares.require_layers("block_dims", options.block_dims, false, of_preset);
   shares.require_layers("conv_block_dims", options.conv_block_dims, true, of_preset);
-  const auto learns = [&](const LoraSite& site) {
+  LoraPlan plan;
+  for (const LoraSite& site : chosen) {
     const LoraShare share = shares.of(site);
-    return share.rank > 0 && share.lr > 0;
-  };
+    if (share.rank > 0 && share.lr > 0) plan[site.name] = share;
+  }
+  const auto learns = [&](const LoraSite& site) { return plan.contains(site.name); };
   const LoraSites excluded = filtered(chosen, [&](const LoraSite& site) { return exclude.match(site); });
   const char* const nothing_back = "' brings no layer back: ";
-  if (const auto pattern = include.first_unused(excluded))
+  if (const std::string* pattern = include.unused(excluded))
     fail("include_patterns: '", *pattern, nothing_back, "exclude_patterns leave out none of those that it matches");
-  if (const auto pattern = include.first_unused(filtered(excluded, learns)))
+  if (const std::string* pattern = include.unused(filtered(excluded, learns)))
     fail("include_patterns: '", *pattern, nothing_back, "in the blocks of all that it could the rank or ",
          "block_lr_weight is 0");
-  LoraPlan plan;
-  for (const LoraSite& site : filtered(chosen, learns)) {
-    if (exclude.match(site) && !include.match(site)) continue;
-    const LoraShare share = shares.of(site);
-    if (share.alpha == 0)
+  for (const LoraSite& site : excluded)
+    if (!include.match(site)) plan.erase(site.name);
+  for (const LoraSite& site : filtered(chosen, learns))
+    if (plan[site.name].alpha == 0)
       fail(site.kernel > 1 ? "conv_block_alphas" : "block_alphas",
            ": expected above 0 for a block with a LoRA, such as ", site.name);
-    plan[site.name] = share;
-  }
   if (plan.empty()) fail(none_left);
   return plan;
 }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,18 +16,15 @@ class LayerPatterns {
   LayerPatterns(const char* option, const std::vector<std::string>& patterns);
   ~LayerPatterns();
 
-  bool match(const LoraSite& site) const;                                 // one of them
-  std::optional<std::string> first_unused(const LoraSites& sites) const;  // that matches none of them
-  // Throws for one that matches none of the sites, which messages call `of`: with one of `all` that it does match, or
-  // the closest path.
-  void require_use(const LoraSites& sites, const std::string& of, const LoraSites& all) const;
+  bool match(const LoraSite& site) const;                   // one of them
+  const std::string* unused(const LoraSites& sites) const;  // the first that matches none of them; null: all are used
 
  private:
   struct Pattern;
-  const Pattern* unused(const LoraSites& sites) const;
-
-  const char* option_;
   std::vector<std::unique_ptr<Pattern>> patterns_;
 };
+
+// "such as PATH", or what a path has that looks like the pattern, and the path.
+std::string example_for(const std::string& pattern, const LoraSites& sites);
 
 }  // namespace eri
