@@ -63,15 +63,21 @@ std::string instead_of(const std::string& name, const std::vector<std::string>& 
   return match.empty() ? "there is none like it" : "did you mean --" + match + "?";
 }
 
-// What to do about each flag that does not exist, and where to read more.
+// What to do about each flag that does not exist or is given again, and where to read more.
 std::string remedy(const CLI::App& app, int argc, char** argv) {
   const CLI::App* command = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
   std::vector<std::string> known;
+  std::string text;
   for (const CLI::Option* option : command->get_options()) {
-    for (const std::string& name : option->get_lnames()) known.push_back(name);
+    std::string names;
+    for (const std::string& name : option->get_lnames()) {
+      known.push_back(name);
+      names += (names.empty() ? "--" : " or --") + name;
+    }
+    if (option->get_items_expected_max() == 1 && option->count() > 1)
+      text += flame::text("\n", names, ": given ", option->count(), " times; give it once");
   }
   const bool trains = command == &app || command->get_name() == "train";
-  std::string text;
   for (const std::string& argument : arguments(argc, argv)) {
     const std::string flag = argument.substr(0, argument.find('='));
     if (flag.size() < 3 || !flag.starts_with("--")) continue;
