@@ -1,5 +1,7 @@
 #include "eri/app/config_flags.h"
 
+#include "flame/core/error.h"
+
 namespace eri {
 
 CLI::Option* ConfigFlags::add_to(CLI::App& command, const ConfigKey& key, const char* help) {
@@ -16,7 +18,12 @@ CLI::Option* ConfigFlags::add_to(CLI::App& command, const ConfigKey& key, const 
 }
 
 void ConfigFlags::apply(TrainConfig& config) const {
-  for (const auto& [key, value] : given_) set_value(config, *key, value);
+  for (const auto& [key, value] : given_) {
+    if (value.empty() && key == find_key("resume"))
+      flame::fail(
+          "--resume: expected a ...-state folder, got nothing (an empty variable?); leave it out to start anew");
+    set_value(config, *key, value);
+  }
 }
 
 }  // namespace eri
