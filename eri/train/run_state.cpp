@@ -65,7 +65,7 @@ void save_state(const fs::path& folder, const RunState& state) {
   }
 }
 
-RunState load_settings(const fs::path& folder) {
+RunState load_state(const fs::path& folder) {
   const fs::path file = folder / "run.json";
   std::ifstream in(file);
   if (!in) fail("resume: ", file.string(), " cannot be read; expected a ...-state folder that a run has saved");
@@ -82,17 +82,17 @@ RunState load_settings(const fs::path& folder) {
       if (!key) fail("its configuration has the unknown key ", name);
       set_value(state.config, *key, value.get<std::string>());
     }
-  } catch (const std::exception& error) {
+  } catch (const nlohmann::json::exception&) {
+    fail("resume: ", file.string(), " is broken, or of another program; take another ...-state folder of the run");
+  } catch (const flame::Error& error) {
     fail("resume: ", file.string(), " cannot be used: ", error.what());
   }
-  flame::SafetensorsFile(folder / tensors_file);
-  return state;
-}
-
-RunState load_state(const fs::path& folder) {
-  RunState state = load_settings(folder);
-  const flame::SafetensorsFile tensors(folder / tensors_file);
-  for (const auto& [name, entry] : tensors.entries()) state.tensors[name] = tensors.tensor(name);
+  try {
+    const flame::SafetensorsFile tensors(folder / tensors_file);
+    for (const auto& [name, entry] : tensors.entries()) state.tensors[name] = tensors.tensor(name);
+  } catch (const flame::Error& error) {
+    fail("resume: ", error.what(), "; take another ...-state folder of the run");
+  }
   return state;
 }
 

@@ -23,9 +23,7 @@ struct RunState {
 // replaced in one move. Throws naming the folder and the reason.
 void save_state(const std::filesystem::path& folder, const RunState& state);
 
-// Both throw naming the folder and what is wrong with it. The first, which is quick, leaves the tensors out, but says
-// whether their file is whole.
-RunState load_settings(const std::filesystem::path& folder);
+// Quick: the tensors are read when they are used. Throws naming the file and what is wrong with it.
 RunState load_state(const std::filesystem::path& folder);
 
 }  // namespace eri

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <random>
 #include <set>
 
@@ -130,11 +131,10 @@ Trainer::Trainer(const TrainConfig& config)
       generator_(static_cast<uint64_t>(config.seed)),
       started_at_(now()),
       session_(std::random_device()()) {
-  std::string pictures_before;
+  std::optional<RunState> before;
   if (!config_.resume.empty()) {
-    const RunState before = load_settings(config_.resume);
-    require_same_run(before, config_);
-    pictures_before = before.dataset;
+    before = load_state(config_.resume);
+    require_same_run(*before, config_);
   }
   const flame::Device device = flame::Device::parse(config_.device);
   flame::set_deterministic(config_.deterministic);
@@ -148,7 +148,7 @@ Trainer::Trainer(const TrainConfig& config)
   std::vector<SampleRequest> previews;
   if (!config_.sample_prompts.empty()) previews = preview_requests(config_);
   read_pictures_and_encoders(device);
-  if (!config_.resume.empty() && dataset_.fingerprint() != pictures_before)
+  if (before && dataset_.fingerprint() != before->dataset)
     fail("resume: the pictures or captions in ", config_.train_data_dir, " are not those that ", config_.resume,
          " was trained on");
   loss_ = family_->loss_of(loss_options(config_));
@@ -176,7 +176,7 @@ Trainer::Trainer(const TrainConfig& config)
                .num_cycles = config_.lr_scheduler_num_cycles,
                .power = config_.lr_scheduler_power,
                .final_factor = polynomial_end / config_.learning_rate};
-  if (!config_.resume.empty()) resume(config_.resume);
+  if (before) resume(*before);
   if (family_->can_fuse()) family_->fuse(parse_memory_policy(config_.memory_policy));
 
   train_step_ = std::make_unique<TrainStep>(
@@ -366,8 +366,7 @@ void Trainer::save_state(const fs::path& folder) const {
   eri::save_state(folder, state);
 }
 
-void Trainer::resume(const fs::path& folder) {
-  const RunState state = load_state(folder);
+void Trainer::resume(const RunState& state) {
   std::map<std::string, Tensor> optimizer;
   size_t restored = 0;
   for (const auto& [name, tensor] : state.tensors) {
@@ -377,11 +376,11 @@ void Trainer::resume(const fs::path& folder) {
       lora_.parameters()[name.substr(10)].master.copy_from(tensor);
       ++restored;
     } else {
-      fail("resume: ", folder.string(), " has the unknown tensor ", name);
+      fail("resume: ", config_.resume, " has the unknown tensor ", name);
     }
   }
   if (restored != lora_.parameters().parameters().size())
-    fail("resume: ", folder.string(), " has ", restored, " of ", lora_.parameters().parameters().size(), " parameters");
+    fail("resume: ", config_.resume, " has ", restored, " of ", lora_.parameters().parameters().size(), " parameters");
   lora_.parameters().refresh();
   optimizer_->load(optimizer);
   steps_done_ = state.step;

@@ -50,7 +50,7 @@ class Trainer {
 
   void read_pictures_and_encoders(flame::Device device);
   void encode_all();
-  void resume(const std::filesystem::path& folder);
+  void resume(const RunState& state);
   void queue_step();
   // Both, as output_dir/name...; then looks at the LoRA as other programs will, and returns what is wrong with it.
   std::string save(const std::string& name, TrainLog& log) const;

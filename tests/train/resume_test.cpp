@@ -428,11 +428,23 @@ TEST(Resume, KnowsABaseModelInAnyLayout) {
 
 TEST(Resume, NamesABrokenState) {
   const TemporaryFolder folder;
-  Trainer trainer(short_run(folder / "run", 4));
-  trainer.save_state(folder / "state");
-  fs::resize_file(folder / "state" / "state.safetensors", 1000);
-  const std::string error = refusal(short_run(folder / "run", 4), folder / "state", folder.path());
-  EXPECT_NE(error.find("state.safetensors"), error.npos) << error;
+  const TrainConfig config = short_run(folder / "run", 4);
+  const fs::path state = folder / "state", tensors = state / "state.safetensors";
+  Trainer(config).save_state(state);
+  const auto expect_refusal = [&](const std::string& begins, const std::string& has) {
+    const std::string error = refusal(config, state, folder.path());
+    EXPECT_TRUE(error.starts_with(begins)) << error;
+    EXPECT_NE(error.find(has), error.npos) << error;
+    EXPECT_TRUE(error.ends_with("; take another ...-state folder of the run")) << error;
+  };
+  fs::resize_file(tensors, 1000);
+  expect_refusal("resume: ", tensors.string());
+  fs::remove(tensors);
+  expect_refusal("resume: ", tensors.string());
+  for (const char* broken : {"{}", "{\"format\": 1,", R"({"format": 1, "step": "x"})"}) {
+    std::ofstream(state / "run.json") << broken;
+    expect_refusal("resume: " + (state / "run.json").string() + " is broken", "of another program");
+  }
 }
 
 }  // namespace
