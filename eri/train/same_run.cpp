@@ -7,6 +7,7 @@
 #include "eri/lora/sdxl_lora.h"
 #include "eri/train/optimizers.h"
 #include "flame/core/error.h"
+#include "flame/optim/learning_rate.h"
 
 namespace eri {
 namespace {
@@ -142,14 +143,27 @@ void require_same_run(const RunState& before, const TrainConfig& now) {
     const std::string value = value_of(config, key);
     return value.empty() ? "none" : value;
   };
+  std::string differences;
   for (const ConfigKey& key : config_keys()) {
     if (is_free(key) || value_of(then, key) == value_of(now, key)) continue;
-    fail("resume: ", now.resume, " was trained with ", key.name, " = ", word(then, key), ", now it is ", word(now, key),
-         "; use the same value, or start a new run");
+    differences += flame::text(key.name, " = ", word(then, key), ", now it is ", word(now, key), "; ");
   }
+  if (!differences.empty())
+    fail("resume: ", now.resume, " was trained with ", differences, "use the same, or start a new run");
   if (before.step > now.max_train_steps)
-    fail("resume: ", now.resume, " is at step ", before.step, ", beyond max_train_steps = ", now.max_train_steps);
+    fail("resume: ", now.resume, " is at step ", before.step, ", beyond max_train_steps = ", now.max_train_steps,
+         "; give more, or an earlier state");
   require_same_base(before, now);
+}
+
+std::string other_rates(const RunState& before, const TrainConfig& now) {
+  using Kind = flame::LearningRateSchedule::Kind;
+  const Kind kind = flame::LearningRateSchedule::parse(now.lr_scheduler);
+  const int64_t was = before.config.max_train_steps, is = now.max_train_steps;
+  if (was == is || kind == Kind::constant || kind == Kind::constant_with_warmup) return "";
+  return flame::text("max_train_steps was ", was, ", now it is ", is, ": from step ", before.step + 1,
+                     " on the learning rate is that of a run of ", is, " steps (lr_scheduler = ", now.lr_scheduler,
+                     ")");
 }
 
 }  // namespace eri

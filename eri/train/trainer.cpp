@@ -135,6 +135,7 @@ Trainer::Trainer(const TrainConfig& config)
   if (!config_.resume.empty()) {
     before = load_state(config_.resume);
     require_same_run(*before, config_);
+    if (const std::string notice = other_rates(*before, config_); !notice.empty()) notices_.push_back(notice);
   }
   const flame::Device device = flame::Device::parse(config_.device);
   flame::set_deterministic(config_.deterministic);

@@ -208,7 +208,7 @@ TEST(Resume, RefusesARunThatWouldBeAnother) {
            {"v_parameterization", "true", "v_parameterization = auto, now it is true"},
            {"optimizer_args", "eps=1e-6", "optimizer_args = none, now it is eps=1e-6"},
            {"weight_decay", "0", "weight_decay = 0.01, now it is 0"},
-           {"max_train_steps", "1", "is at step 2, beyond max_train_steps = 1"},
+           {"max_train_steps", "1", "is at step 2, beyond max_train_steps = 1; give more"},
        }) {
     TrainConfig config = short_run(folder / "run", 4);
     set_value(config, *find_key(key), value);
@@ -424,6 +424,31 @@ TEST(Resume, KnowsABaseModelInAnyLayout) {
   EXPECT_EQ(written("sharded", 7, ModelLayout::sharded), single);
   for (const auto& [part, hash] : written("other.safetensors", 8, ModelLayout::single))
     EXPECT_EQ(hash == single.at(part), part == "prediction") << part;
+}
+
+TEST(Resume, NamesAllThatDiffersAtOnce) {
+  TrainConfig before = short_run("", 4), now = before;
+  now.resume = "somewhere";
+  now.network_dim = 8;
+  now.seed = 7;
+  now.learning_rate = 1e-3;
+  EXPECT_EQ(error_of([&] { require_same_run(state_of(before), now); }),
+            "resume: somewhere was trained with network_dim = 4, now it is 8; learning_rate = 0.004, now it is 0.001; "
+            "seed = 42, now it is 7; use the same, or start a new run");
+}
+
+TEST(Resume, SaysWhereMoreStepsChangeTheRates) {
+  RunState before = state_of(short_run("", 6));
+  before.step = 3;
+  TrainConfig now = short_run("", 12);
+  EXPECT_EQ(other_rates(before, before.config), "");
+  EXPECT_EQ(other_rates(before, now),
+            "max_train_steps was 6, now it is 12: from step 4 on the learning rate is that of a run of 12 steps "
+            "(lr_scheduler = cosine)");
+  for (const char* schedule : {"constant", "constant_with_warmup", "linear", "cosine_with_restarts", "polynomial"}) {
+    before.config.lr_scheduler = now.lr_scheduler = schedule;
+    EXPECT_EQ(other_rates(before, now).empty(), std::string_view(schedule).starts_with("constant")) << schedule;
+  }
 }
 
 TEST(Resume, NamesABrokenState) {
