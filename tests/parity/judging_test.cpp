@@ -16,11 +16,12 @@ class Judging : public testing::Test {
   void SetUp() override { std::filesystem::create_directories(folder_); }
   void TearDown() override { std::filesystem::remove_all(folder_.parent_path()); }
 
-  Case load(DType dtype, const std::string& geometry = "null", const std::string& tolerance = "1e-4") const {
-    std::ofstream(folder_ / "case.json") << R"({"kind": "unet_loss", "params": {}, "seed": null, "geometry": )"
-                                         << geometry << R"(, "tolerance": )" << tolerance
-                                         << R"(, "tolerances": {"grad.*": 1e-3},
-      "groups": {"grad.*": 1e-3}, "draws": 2, "bf16": {"out": 0.01, "grad.a": 0.1, "grad.b": 0.1, "grad.*": 0.1}})";
+  Case load(DType dtype, const std::string& geometry = "null", const std::string& tolerance = "1e-4",
+            const std::string& kind = "unet_lora", int draws = 2) const {
+    std::ofstream(folder_ / "case.json") << R"({"params": {}, "seed": null, "geometry": )" << geometry
+                                         << R"(, "tolerance": )" << tolerance << R"(, "kind": ")" << kind
+                                         << R"(", "draws": )" << draws << R"(, "tolerances": {"grad.*": 1e-3},
+      "groups": {"grad.*": 1e-3}, "bf16": {"out": 0.01, "grad.a": 0.1, "grad.b": 0.1, "grad.*": 0.1}})";
     Options options;
     options.geometries = TESTS_DIR "/geometries";
     options.dtype = dtype;
@@ -73,6 +74,8 @@ TEST_F(Judging, OfDrawsTheMeanDistance) {
   EXPECT_EQ(load(DType::f16).draws, 1);  // where the reference's distances are not known
   EXPECT_EQ(failures(c, {off_by(0.016f, 0, 0), off_by(-0.005f, 0, 0)}), Names{});
   EXPECT_EQ(failures(c, {off_by(0.016f, 0, 0), off_by(-0.007f, 0, 0)}), Names{"out"});
+  EXPECT_THROW(load(DType::bf16, "null", "1e-4", "unet_lora", 0), flame::Error);
+  EXPECT_THROW(load(DType::bf16, "null", "1e-4", "unet", 2), flame::Error);
   EXPECT_EQ(failures(c, {off_by(0, 0.2f, 0.2f), off_by(0, 0.03f, 0.03f)}), Names{"all:grad.*"});
   EXPECT_EQ(failures(c, {off_by(0, 0, 0), off_by(std::numeric_limits<float>::quiet_NaN(), 0, 0)}), Names{"out"});
 }
