@@ -46,21 +46,37 @@ std::vector<std::string> arguments(int argc, char** argv) {
   return result;
 }
 
+// What commands that draw call what training has under another name.
+constexpr std::pair<std::string_view, std::string_view> when_drawing[] = {{"network_weights", "lora"},
+                                                                          {"mixed_precision", "dtype"},
+                                                                          {"sample_sampler", "sampler"},
+                                                                          {"sample_scheduler", "scheduler"},
+                                                                          {"resolution", "width"}};
+
+// The flag that begins or ends with `name`, or that `name` begins with; else the closest; else nothing.
+std::string like(const std::string& name, const std::vector<std::string>& known) {
+  const auto has_part = [&](const std::string& flag) {
+    return flag.starts_with(name + "_") || flag.ends_with("_" + name) || name.starts_with(flag + "_");
+  };
+  const auto found = std::find_if(known.begin(), known.end(), has_part);
+  return found != known.end() ? *found : flame::closest(name, known);
+}
+
 // What to do instead of giving a flag that does not exist. Remedies for sd-scripts' are written for training; elsewhere
 // only those are of use that name the command's own flags.
 std::string instead_of(const std::string& name, const std::vector<std::string>& known, bool trains) {
+  const auto is_known = [&](std::string_view key) { return std::find(known.begin(), known.end(), key) != known.end(); };
+  for (const auto& [key, flag] : when_drawing)
+    if (!trains && key == name && is_known(flag)) return flame::text("here it is --", flag);
   const std::string instead = instead_of_sd_scripts_key(name);
   const std::vector<std::string> named = keys_named_in(instead);
-  const auto is_known = [&](const std::string& key) {
-    return std::find(known.begin(), known.end(), key) != known.end();
-  };
   const bool names_ours = std::any_of(named.begin(), named.end(), is_known);
   const bool names_others =
       std::any_of(named.begin(), named.end(), [&](const auto& key) { return find_key(key) && !is_known(key); });
   if (!instead.empty() && (trains || (names_ours && !names_others))) return instead;
   if (!trains && (!instead.empty() || find_key(name))) return "nothing is trained here; delete it";
-  const std::string match = flame::closest(name, known);
-  return match.empty() ? "there is none like it" : "did you mean --" + match + "?";
+  const std::string match = like(name, known);
+  return match.empty() ? "there is no such flag" : "did you mean --" + match + "?";
 }
 
 // What to do about each flag that does not exist or is given again, and where to read more.

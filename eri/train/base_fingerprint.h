@@ -12,5 +12,6 @@ namespace eri {
 // weights of each: fine-tunes differ in nearly all.
 using BaseFingerprint = std::map<std::string, std::string>;
 BaseFingerprint base_fingerprint(const Checkpoint& checkpoint);
+std::string prediction_of(const Checkpoint& checkpoint);  // in words
 
 }  // namespace eri

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <tuple>
 
 #include "eri/lora/sdxl_lora.h"
 #include "eri/train/optimizers.h"
@@ -71,12 +70,17 @@ std::string optimizer_of(const TrainConfig& config) {
 }
 
 // What the model of `now` predicts where it is told what `config` tells it.
-std::tuple<bool, bool> prediction_of(const TrainConfig& config, const TrainConfig& now) {
+std::string prediction_of(const TrainConfig& config, const TrainConfig& now) {
   ModelFiles files = model_files(now);
   files.v_parameterization = config.v_parameterization;
   files.zero_terminal_snr = config.zero_terminal_snr;
-  const Parametrization model = Checkpoint(files).parametrization();
-  return {model.v_prediction, model.zero_terminal_snr};
+  return prediction_of(Checkpoint(files));
+}
+
+// What the model predicted; as today's files have it where the state does not know.
+std::string prediction_of(const RunState& before, const TrainConfig& now) {
+  const auto known = before.base.find("prediction");
+  return known != before.base.end() ? known->second : prediction_of(before.config, now);
 }
 
 // Layer by layer.
@@ -90,8 +94,9 @@ bool is_same_lora(const TrainConfig& before, const TrainConfig& now) {
   }
 }
 
-// `before` in the words of `now`, where these mean the same.
-TrainConfig in_words_of(const TrainConfig& now, TrainConfig before) {
+// The settings of `state` in the words of `now`, where these mean the same.
+TrainConfig in_words_of(const TrainConfig& now, const RunState& state) {
+  TrainConfig before = state.config;
   const auto adopt = [&](const Keys& keys, const auto& mean_the_same) {
     const bool differ = std::any_of(
         keys.begin(), keys.end(), [&](const ConfigKey* key) { return value_of(before, *key) != value_of(now, *key); });
@@ -99,7 +104,7 @@ TrainConfig in_words_of(const TrainConfig& now, TrainConfig before) {
     for (const ConfigKey* key : keys) set_value(before, *key, value_of(now, *key));
   };
   adopt(optimizer_keys(), [&] { return optimizer_of(before) == optimizer_of(now); });
-  adopt(model_keys(), [&] { return prediction_of(before, now) == prediction_of(now, now); });
+  adopt(model_keys(), [&] { return prediction_of(state, now) == prediction_of(now, now); });
   adopt(lora_keys(), [&] { return is_same_lora(before, now); });
   return before;
 }
@@ -138,7 +143,7 @@ void require_same_base(const RunState& before, const TrainConfig& now) {
 }  // namespace
 
 void require_same_run(const RunState& before, const TrainConfig& now) {
-  const TrainConfig then = in_words_of(now, before.config);
+  const TrainConfig then = in_words_of(now, before);
   const auto word = [](const TrainConfig& config, const ConfigKey& key) {
     const std::string value = value_of(config, key);
     return value.empty() ? "none" : value;

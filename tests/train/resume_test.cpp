@@ -426,6 +426,33 @@ TEST(Resume, KnowsABaseModelInAnyLayout) {
     EXPECT_EQ(hash == single.at(part), part == "prediction") << part;
 }
 
+// A file may have CLIP-L's projection, which SDXL does not use.
+TEST(Resume, KnowsATextEncoderByWhatIsUsedOfIt) {
+  const TemporaryFolder folder;
+  const fs::path plain = folder / "plain.safetensors", more = folder / "more.safetensors";
+  write_synthetic_checkpoint(plain, Geometry::load("models/eri-tiny.json"), 7, flame::DType::f16, ModelLayout::single);
+  std::map<std::string, flame::Tensor> tensors;
+  const flame::SafetensorsFile file(plain);
+  for (const auto& [name, entry] : file.entries()) tensors[name] = file.tensor(name);
+  tensors["conditioner.embedders.0.transformer.text_projection.weight"] = flame::Tensor::ones({8, 8});
+  flame::write_safetensors(more, tensors);
+  const auto known = [](const fs::path& path) {
+    return base_fingerprint(Checkpoint(ModelFiles{path, {}, {}, {}, {}}));
+  };
+  EXPECT_EQ(known(more), known(plain));
+}
+
+// The file may have lost the mark that said so.
+TEST(Resume, TakesAPredictionThatIsSaidInsteadOfFound) {
+  RunState before = state_of(short_run("", 4));
+  before.base = {{"prediction", "v"}};
+  TrainConfig now = before.config;
+  EXPECT_NE(error_of([&] { require_same_run(before, now); }).find("that predicts v, now it is epsilon"),
+            std::string::npos);
+  set_value(now, *find_key("v_parameterization"), "true");
+  EXPECT_EQ(error_of([&] { require_same_run(before, now); }), "");
+}
+
 TEST(Resume, NamesAllThatDiffersAtOnce) {
   TrainConfig before = short_run("", 4), now = before;
   now.resume = "somewhere";
