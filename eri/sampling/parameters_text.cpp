@@ -71,10 +71,10 @@ std::string parameters_text(const SampleRequest& request, const std::string& mod
   }
   text += "\n";
   if (!options.negative_prompt.empty()) text += "Negative prompt: " + options.negative_prompt + "\n";
-  text +=
-      flame::text("Steps: ", steps, ", Sampler: ", sampler_labels.at(options.sampler),
-                  ", Schedule type: ", scheduler_labels.at(options.scheduler), ", CFG scale: ", shortest(options.cfg),
-                  ", Seed: ", options.seed, ", Size: ", options.width, "x", options.height, ", Model: ", as_json(model));
+  text += flame::text("Steps: ", steps, ", Sampler: ", sampler_labels.at(options.sampler),
+                      ", Schedule type: ", scheduler_labels.at(options.scheduler),
+                      ", CFG scale: ", shortest(options.cfg), ", Seed: ", options.seed, ", Size: ", options.width, "x",
+                      options.height, ", Model: ", as_json(model));
   if (options.cfg_rescale != 0) text += ", CFG rescale: " + shortest(options.cfg_rescale);
   if (noise == NoiseSource::comfy) text += ", RNG: CPU";
   if (!hashes.empty()) text += ", Lora hashes: " + as_json(hashes);

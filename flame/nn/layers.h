@@ -11,8 +11,8 @@ namespace flame {
 constexpr int64_t any_size = -1;
 enum class Bias { if_there, required, none };
 
-// A trainable low-rank addition to a frozen layer: y += scale * up(down(x)). In the layer's dtype, or in f32 and cast to
-// it.
+// A trainable low-rank addition to a frozen layer: y += scale * up(down(x)). In the layer's dtype, or in f32 and cast
+// to it.
 struct Adapter {
   Tensor down;      // Linear: [rank, in]; Conv2d: [rank, kh, kw, in], with the layer's stride and padding
   Tensor up;        // Linear: [out, rank]; Conv2d: [out, 1, 1, rank]

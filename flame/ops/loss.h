@@ -10,8 +10,8 @@ Tensor mse_loss(const Tensor& prediction, const Tensor& target);  // mean of the
 // the samples: f32 []. Diffusion's loss.
 Tensor weighted_mse_loss(const Tensor& prediction, const Tensor& target, const Tensor& weights);
 
-// Mean of d^2 / 2 where |d| <= delta and of delta (|d| - delta / 2) beyond, d being the difference: f32 [] (Huber, 1964,
-// as torch.nn.functional.huber_loss).
+// Mean of d^2 / 2 where |d| <= delta and of delta (|d| - delta / 2) beyond, d being the difference: f32 [] (Huber,
+// 1964, as torch.nn.functional.huber_loss).
 Tensor huber_loss(const Tensor& prediction, const Tensor& target, float delta = 1);
 
 // Mean of d^2 / (2 beta) where |d| < beta and of |d| - beta / 2 beyond; the mean of |d| for a beta of 0: f32 []
