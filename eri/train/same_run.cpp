@@ -13,42 +13,24 @@ namespace {
 
 using flame::fail;
 
-// All others decide the numbers.
-constexpr std::string_view free_keys[] = {"pretrained_model_name_or_path",
-                                          "unet",
-                                          "vae",
-                                          "clip_l",
-                                          "clip_g",
-                                          "train_data_dir",
-                                          "output_dir",
-                                          "output_name",
-                                          "save_every_n_steps",
-                                          "save_state",
-                                          "sample_prompts",
-                                          "sample_every_n_steps",
-                                          "sample_at_first",
-                                          "sample_sampler",
-                                          "sample_scheduler",
-                                          "minimal_metadata",
-                                          "metadata_title",
-                                          "metadata_author",
-                                          "metadata_description",
-                                          "metadata_license",
-                                          "metadata_tags",
-                                          "metadata_usage_hint",
-                                          "metadata_trigger_phrase",
-                                          "training_comment",
-                                          "resume",
-                                          "device",
-                                          "threads",
-                                          "max_vram",
-                                          "deterministic",
-                                          "memory_policy",
-                                          "cuda_graph",
-                                          "max_train_steps"};
-
+// Whether another value leaves the numbers as they are: of what is written, and of where files are and work is done.
 bool is_free(const ConfigKey& key) {
-  return std::find(std::begin(free_keys), std::end(free_keys), key.name) != std::end(free_keys);
+  constexpr std::string_view others[] = {"pretrained_model_name_or_path",
+                                         "unet",
+                                         "vae",
+                                         "clip_l",
+                                         "clip_g",
+                                         "train_data_dir",
+                                         "device",
+                                         "threads",
+                                         "max_vram",
+                                         "deterministic",
+                                         "memory_policy",
+                                         "cuda_graph",
+                                         "max_train_steps"};
+  const std::string_view group = key.group;
+  return group == output_group || group == metadata_group ||
+         std::find(std::begin(others), std::end(others), key.name) != std::end(others);
 }
 
 // Keys whose values mean something together.
