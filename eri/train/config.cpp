@@ -27,8 +27,7 @@ using flame::fail;
 using flame::text;
 
 constexpr const char *model_group = "Model and pictures", *training_group = "Training", *loss_group = "Loss",
-                     *noise_group = "Noise", *output_group = "Output", *metadata_group = "Metadata of the LoRA file",
-                     *machine_group = "Machine";
+                     *noise_group = "Noise", *machine_group = "Machine";
 
 constexpr ConfigKey keys[] = {
     {"pretrained_model_name_or_path", &TrainConfig::pretrained_model_name_or_path, model_group,

@@ -125,6 +125,8 @@ struct ConfigKey {
 };
 std::span<const ConfigKey> config_keys();
 inline constexpr const char* network_group = "LoRA";  // the keys of lora_options()
+inline constexpr const char* output_group = "Output";
+inline constexpr const char* metadata_group = "Metadata of the LoRA file";
 
 // Reads the keys of a TOML file into `config`; keys may stand in sections, whose names do not matter. Throws a line for
 // each that is wrong, with the file, the line and the key; for an unknown key also a close one, or what to do instead
