@@ -1,5 +1,5 @@
 # Each target installs the Debian packages that it lacks (README.md lists them) and leaves the work to CMake.
-.PHONY: build here test demo sanitize fuzz bench bench-gpu reports format clean
+.PHONY: build here test demo sanitize emulate fuzz bench bench-gpu reports format clean
 .DEFAULT_GOAL := build
 
 # What a build needs: pip, too, where there is a compiler for GPUs.
@@ -30,13 +30,19 @@ demo: here
 	examples/demo/demo.sh
 
 sanitize:
-	tools/install_packages.sh build
+	tools/install_packages.sh build emulate
 	cmake --preset sanitize
 	cmake --build --preset sanitize
 	ctest --preset sanitize --parallel $$(nproc)
 
+emulate:
+	tools/install_packages.sh build emulate
+	cmake --preset emulated
+	cmake --build --preset emulated
+	ctest --preset emulated --parallel $$(nproc)
+
 fuzz:
-	tools/install_packages.sh build
+	tools/install_packages.sh build emulate
 	cmake --preset sanitize
 	cmake --build --preset sanitize --target fuzz
 

@@ -1,7 +1,8 @@
 # FLAME_CUDA AUTO builds for GPUs where nvcc, cuDNN's headers and cudnn-frontend's headers are found, and says what it
 # lacks where they are not; ON makes that an error. The program needs none of CUDA's libraries to start: cudart is linked
 # statically, cuBLASLt and cuDNN are opened when a GPU is used.
-set(FLAME_CUDA AUTO CACHE STRING "Kernels for NVIDIA GPUs: AUTO, ON or OFF")
+# EMULATED compiles the same code for the CPU, to be tested where there is no GPU (tests/cuda_emulator).
+set(FLAME_CUDA AUTO CACHE STRING "Kernels for NVIDIA GPUs: AUTO, ON, OFF or EMULATED")
 set(FLAME_CUDA_ARCHITECTURES "80-virtual;90-real" CACHE STRING
   "GPUs to compile for; PTX of 80 (80-virtual) is compiled by the driver for every later card")
 
@@ -41,10 +42,16 @@ function(find_cuda)
 endfunction()
 
 set(FLAME_WITH_CUDA OFF)
-if(FLAME_CUDA AND NOT FLAME_SANITIZE)
+if(NOT FLAME_CUDA MATCHES "^(AUTO|ON|OFF|EMULATED)$")
+  message(FATAL_ERROR "FLAME_CUDA: expected AUTO, ON, OFF or EMULATED, got ${FLAME_CUDA}")
+endif()
+if(FLAME_CUDA STREQUAL "EMULATED")
+  set(FLAME_WITH_CUDA ON)
+  set(FLAME_CUDA_EMULATED ON)
+elseif(FLAME_CUDA AND NOT FLAME_SANITIZE)
   find_cuda()
 endif()
-if(FLAME_WITH_CUDA)
+if(FLAME_WITH_CUDA AND NOT FLAME_CUDA_EMULATED)
   set(CMAKE_CUDA_ARCHITECTURES ${FLAME_CUDA_ARCHITECTURES})
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   enable_language(CUDA)

@@ -28,8 +28,8 @@ bool kernels_wait() {
 
 void set_early_launches(bool allowed) { early_launches = allowed; }
 
-void launch_kernel(const void* kernel, const LaunchGrid& grid, void** arguments) {
-  cudaLaunchAttribute early = {};
+cudaLaunchConfig_t configuration(const LaunchGrid& grid, cudaLaunchAttribute& early) {
+  early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
@@ -40,8 +40,7 @@ void launch_kernel(const void* kernel, const LaunchGrid& grid, void** arguments)
   config.attrs = &early;
   const DeviceState* device = current_state();
   config.numAttrs = device && device->kernels_wait && early_launches ? 1 : 0;
-  cudaLaunchKernelExC(&config, kernel, arguments);
-  check(cudaGetLastError(), grid.where);
+  return config;
 }
 
 }  // namespace flame::cuda

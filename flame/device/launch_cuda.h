@@ -22,13 +22,16 @@ struct LaunchGrid {
       : blocks(blocks), threads(threads), shared_bytes(shared_bytes), stream(stream), where(where) {}
 };
 
-void launch_kernel(const void* kernel, const LaunchGrid& grid, void** arguments);
+// What the launch is given; `early` is a place for it.
+cudaLaunchConfig_t configuration(const LaunchGrid& grid, cudaLaunchAttribute& early);
 
 // Runs the kernel with arguments that convert to its parameters; throws if it could not be launched.
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), const LaunchGrid& grid, std::type_identity_t<Parameters>... arguments) {
-  void* pointers[] = {&arguments...};
-  launch_kernel(reinterpret_cast<const void*>(kernel), grid, pointers);
+  cudaLaunchAttribute early;
+  const cudaLaunchConfig_t config = configuration(grid, early);
+  cudaLaunchKernelEx(&config, kernel, arguments...);
+  check(cudaGetLastError(), grid.where);
 }
 
 // Whether kernels launched from now on may be placed early; they may unless told otherwise, here or by
