@@ -5,7 +5,7 @@
 #     tools/sanitize_gpu.sh BUILD_DIR [SECONDS]      from the repository's root; logs go to BUILD_DIR/sanitizer
 #
 # Ends with a line for each job and a summary for each tool. Fails where an error is in a kernel of ours, where memory
-# is not given back, or where a program fails or does not end in time (280 seconds for all unless told otherwise).
+# is not given back, or where a program fails or does not end in time (420 seconds for all unless told otherwise).
 # racecheck looks at our own kernels only (named flame::...): cuBLASLt's and cuDNN's would take hours.
 # compute-sanitizer is looked for in PATH and /usr/local/cuda/bin; COMPUTE_SANITIZER may name it. Its initcheck does not
 # see all that libraries' kernels write by bulk copies, as those for f16 and bf16 do, and takes it for unwritten (13.0 and
@@ -14,7 +14,7 @@
 set -u
 
 build=${1:?usage: tools/sanitize_gpu.sh BUILD_DIR [SECONDS]}
-deadline=$(($(date +%s) + ${2:-280}))
+deadline=$(($(date +%s) + ${2:-420}))
 bin=$build/bin
 logs=$build/sanitizer
 at_once=$(nproc --all)
@@ -36,6 +36,7 @@ own=ERI_PLAN_CACHE=off
 captured='*Replay*:*Graph*:*MayBeFirstMet*:*ScalesLosses*'
 poison=FLAME_CUDA_POISON=1
 every_kernel='*.EqualsTheCpu/*:*.RoundsToStorageOnly/*:*.TakesUnalignedInputs/*:Fused.*'
+by_cudnn='*.RoundsToStorageOnly/conv2d*:*.TakesUnalignedInputs/conv2d*:*.RoundsToStorageOnly/attention*'
 
 jobs_left=()
 # job TOOL MEMORY NAME PROGRAM ARGUMENTS...
@@ -56,7 +57,8 @@ train() {
 }
 
 # The longest first.
-shards 5 racecheck $own ops ops_cuda_test --gtest_filter="$every_kernel"
+shards 5 racecheck $own ops ops_cuda_test --gtest_filter="$every_kernel:-$by_cudnn"
+job racecheck $own ops-by-cudnn ops_cuda_test --gtest_filter="$by_cudnn"
 shards 3 racecheck $own cross-attention cross_attention_cuda_test --gtest_filter="-*MayBeCut*:*Repeats*"
 train racecheck $each train-plain --cuda_graph false
 train memcheck $each train-plain --cuda_graph false
@@ -69,16 +71,17 @@ train initcheck $each train-plain-f32 --cuda_graph false --mixed_precision no
 job memcheck $each cross-attention cross_attention_cuda_test --gtest_filter="-$captured"
 job initcheck $each cross-attention cross_attention_cuda_test --gtest_filter="-$captured"
 shards 3 memcheck $each ops ops_cuda_test --gtest_filter="-$captured"
-shards 2 initcheck $each ops ops_cuda_test --gtest_filter="$every_kernel"
+shards 2 initcheck $each ops ops_cuda_test --gtest_filter="$every_kernel:-$by_cudnn"
 shards 2 memcheck $own ops-captured ops_cuda_test --gtest_filter="$captured"
 for tool in memcheck initcheck; do job $tool $each optimizer optimizer_cuda_test --gtest_filter="-$captured"; done
 for name in TakesAnyRank TakesAnyNumberOfTokens TakesAdaptersThatDiffer WithoutAdapters GivesTheText; do
   job memcheck $each "fused-unet-$name" fused_unet_cuda_test --gtest_filter="*.$name*"
   job racecheck $own "fused-unet-$name" fused_unet_cuda_test --gtest_filter="*.$name*"
 done
-for tool in memcheck initcheck racecheck; do
+for tool in memcheck initcheck; do
   job $tool $each every-optimizer every_optimizer_cuda_test --gtest_filter="-$captured"
 done
+shards 5 racecheck $own every-optimizer every_optimizer_cuda_test --gtest_filter="-$captured"
 for name in fused_unet train optimizer every_optimizer cross_attention vae; do job poison $poison "$name" "${name}_cuda_test"; done
 shards 2 poison $poison ops ops_cuda_test
 job racecheck $own optimizer optimizer_cuda_test
