@@ -19,7 +19,7 @@ KINDS = {
     "norms": r"normali[sz]e|[Gg]roup_?[Nn]orm|layer_norm|^(gather|spread)<",
     "GEGLU": r"for_each_pack",
     "adapters' gradients": r"(?:^|::)gradients_kernel",
-    "adapters and AdamW": r"add_gradients|refresh_kernel|adamw",
+    "adapters and AdamW": r"add_gradients|refresh_kernel|adamw|update_kernel|sum_of_squares|begin_step",
     "copies and fills": r"memcpy|memset|copy",
 }
 
