@@ -14,7 +14,8 @@ namespace {
 constexpr double kGiB = 1 << 30;
 
 TEST(MemoryEstimate, IsWithinFivePercentOfWhatWasMeasured) {
-  std::ifstream file("docs/data/h100-80gb-hbm3-2026-11-23-4b33d99-training-bf16-rank16-fused.json");
+  std::ifstream file("docs/data/h100-80gb-hbm3-2026-11-23-1d2c153-training-bf16-rank16-fused.json");
+  ASSERT_TRUE(file.is_open()) << "the log of an H100 that this test names is not in docs/data";
   const nlohmann::json log = nlohmann::json::parse(file);
   ASSERT_EQ(log.at("rows").size(), 17u);
   for (const nlohmann::json& row : log.at("rows")) {
